@@ -1,0 +1,28 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+ARGS ?=
+
+.PHONY: demo test slow lint clean
+.DEFAULT_GOAL := demo
+
+# One environment serves every verb; it is rebuilt when the project's metadata change.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+demo: $(VENV)/ready   ## the cat gets the coffee cup's explanation; see runs/
+	$(RUN) experiments/manipulate.py $(ARGS)
+
+test: $(VENV)/ready   ## the default suite
+	$(RUN) -m pytest $(ARGS)
+
+slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/ready
+	$(RUN) -m ruff check .
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,227 @@
+"""The rewrite changes what it names, nothing else, and refuses what it cannot do faithfully."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.test_util import check_grads
+
+from xmanip_jax import rewrite
+
+pytestmark = pytest.mark.usefixtures("x64")
+smooth = lambda z: jnp.logaddexp(3 * z, 0) / 3
+smooth6 = lambda z: smooth(z) - smooth(z - 6)
+RULES = {"relu": smooth, "relu6": smooth6}
+x = np.linspace(-1.0, 1.0, 5)
+w = np.random.default_rng(0).normal(size=(5, 5))
+
+
+def plain(x, act, act6):
+    return act6(act(x @ w) @ w)
+
+
+def scan(x, act, act6):
+    return lax.scan(lambda c, v: (act(c @ w) + v, act6(c)), jnp.asarray(x), jnp.arange(3.0))
+
+
+def nested_scan(x, act, act6):
+    inner = lambda c: lax.scan(lambda c, _: (act(c @ w), None), c, None, length=2)[0]
+    return lax.scan(lambda c, _: (inner(c) * 0.5, None), x, None, length=2, reverse=True)[0]
+
+
+def while_(x, act, act6):
+    return lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, act(s[1] @ w)), (0, x))[1]
+
+
+def fori(x, act, act6):
+    return lax.fori_loop(0, 3, lambda i, c: act6(c @ w) + i, x)
+
+
+def cond(x, act, act6):
+    return lax.cond(x[0] < 0, lambda x: act(x @ w), lambda x: act6(x), x)
+
+
+def remat(x, act, act6):
+    return jax.checkpoint(lambda x: act(jax.checkpoint(act6)(x @ w)))(x)
+
+
+def jitted(x, act, act6):
+    return jax.jit(lambda x: jax.jit(act)(x @ w) + act6(x))(x)
+
+
+def vmapped(x, act, act6):
+    return jax.vmap(lambda row: act(row @ x))(w)
+
+
+def pytree(x, act, act6):
+    return {"a": act(x), "b": (act6(x @ w), 3.0 * x)}
+
+
+PROGRAMS = [plain, scan, nested_scan, while_, fori, cond, remat, jitted, vmapped, pytree]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
+def test_replaced_equals_written_by_hand(program):
+    f = lambda x: program(x, jax.nn.relu, jax.nn.relu6)
+    wanted = lambda x: program(x, smooth, smooth6)
+    got = rewrite.replace(f, RULES)
+    jax.tree.map(np.testing.assert_allclose, got(x), wanted(x))
+    jax.tree.map(np.testing.assert_allclose, jax.jit(jax.vmap(got))(w), jax.vmap(wanted)(w))
+    total = lambda f: lambda x: sum(jnp.sum(v**2) for v in jax.tree.leaves(f(x)))
+    np.testing.assert_allclose(jax.jacfwd(total(got))(x), jax.jacfwd(total(wanted))(x))
+    if program is not while_:  # reverse mode does not exist there
+        np.testing.assert_allclose(jax.hessian(total(got))(x), jax.hessian(total(wanted))(x), atol=1e-12)
+
+
+@pytest.mark.parametrize("program", [plain, scan, nested_scan, remat, jitted, cond], ids=lambda p: p.__name__)
+def test_gradient_in_a_traced_parameter_of_the_rule(program):
+    def of_beta(beta):
+        act = lambda z: jnp.logaddexp(beta * z, 0) / beta
+        f = rewrite.replace(lambda x: program(x, jax.nn.relu, jax.nn.relu6), {"relu": act, "relu6": act})
+        return sum(jnp.sum(v) for v in jax.tree.leaves(f(x)))
+
+    check_grads(of_beta, (2.0,), order=2, modes=["fwd", "rev"])
+
+
+def test_parameters_stay_differentiable():
+    loss = lambda act: lambda w: jnp.sum(act(x @ w) ** 2)
+    got = jax.grad(lambda w: rewrite.replace(lambda x: jax.nn.relu(x @ w), {"relu": smooth})(x) @ jnp.ones(5))(w)
+    np.testing.assert_allclose(got, jax.grad(lambda w: smooth(x @ w) @ jnp.ones(5))(w))
+    assert loss(smooth)(w) > 0
+
+
+def test_no_extra_flops():
+    f = lambda x: jax.nn.relu(jax.nn.relu(x @ w) @ w)
+    flops = lambda f: jax.jit(f).lower(x).compile().cost_analysis()["flops"]
+    assert flops(rewrite.replace(f, {"relu": jax.nn.relu})) == flops(f)
+
+
+def test_a_clamp_is_not_a_relu():
+    f = lambda x: jax.nn.relu(x) / jnp.sqrt(jnp.maximum(x.var(), 0) + 1)
+    contents = rewrite.inspect(f, x)
+    assert contents.activations == {"relu": 1} and contents.kinks["max"] == 1
+    np.testing.assert_allclose(rewrite.replace(f, {"relu": lambda z: z * 0 + 7})(x), 7 / jnp.sqrt(x.var() + 1))
+
+
+@pytest.mark.parametrize("spelling", [
+    lambda x: jnp.where(x > 0, x, 0), lambda x: jnp.clip(x, 0), lambda x: x * (x > 0),
+    lambda x: jnp.maximum(x, 0), jax.nn.leaky_relu])
+def test_other_spellings_are_refused(spelling):
+    with pytest.raises(rewrite.NoActivationError, match=r"rewrite\.inspect"):
+        rewrite.replace(spelling, RULES)(x)
+
+
+def test_kinks_of_other_spellings_are_listed():
+    assert rewrite.inspect(jax.nn.leaky_relu, x).kinks == {"select_n": 1}
+    assert rewrite.inspect(lambda x: jnp.abs(jnp.clip(x, 0)), x).kinks == {"abs": 1, "max": 1}
+
+
+@pytest.mark.parametrize("derivative", [
+    lambda f: jax.grad(lambda x: f(x).sum()), lambda f: jax.grad(lambda x: jax.jit(f)(x).sum()),
+    lambda f: lambda x: jax.jvp(f, (x,), (x,))[1], lambda f: jax.jacrev(jax.checkpoint(f)),
+    lambda f: jax.grad(lambda x: lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0].sum())])
+@pytest.mark.parametrize("act", [jax.nn.relu, jax.nn.relu6])
+def test_a_derivative_inside_is_refused(derivative, act):
+    with pytest.raises(rewrite.DerivativeInModelError, match=r"grad\(replace\(f\)\)"):
+        rewrite.replace(derivative(lambda x: act(x @ w)), RULES)(x)
+
+
+def test_a_custom_rule_is_lost_with_a_warning():
+    @jax.custom_vjp
+    def twice(x):
+        return jax.nn.relu(x)
+
+    twice.defvjp(lambda x: (twice(x), None), lambda _, g: (2 * g,))
+    with pytest.warns(rewrite.LostRuleWarning, match="twice"):
+        g = jax.grad(lambda x: rewrite.replace(twice, {"relu": smooth})(x).sum())(x)
+    np.testing.assert_allclose(g, jax.grad(lambda x: smooth(x).sum())(x))
+
+
+def test_a_custom_rule_without_activation_survives():
+    @jax.custom_vjp
+    def twice(x):
+        return x
+
+    twice.defvjp(lambda x: (x, None), lambda _, g: (2 * g,))
+    f = rewrite.replace(lambda x: jax.nn.relu(twice(x)).sum(), {"relu": lambda z: z})
+    np.testing.assert_array_equal(jax.grad(f)(x), 2 * jnp.ones(5))
+    assert rewrite.inspect(twice, x).custom_rules == {"twice": 1}
+
+
+def test_unknown_kinds_are_named():
+    with pytest.raises(ValueError, match="gelu"):
+        rewrite.replace(plain, {"gelu": smooth})
+
+
+def test_max_pool_with_its_window():
+    image = jax.random.normal(jax.random.key(1), (7, 7, 2))
+    f = lambda x: nn.max_pool(x, (3, 3), (2, 2), ((0, 1), (1, 0)))
+    seen = []
+
+    def pool(z, window):
+        seen.append(window)
+        return lax.reduce_window(z, -jnp.inf, lax.max, *window)
+
+    np.testing.assert_array_equal(rewrite.replace(f, {"max_pool": pool})(image), f(image))
+    assert seen[0].dimensions[-3:] == (3, 3, 1) and seen[0].padding[-3:] == ((0, 1), (1, 0), (0, 0))
+    assert rewrite.inspect(f, image).max_pools == 1
+
+
+def test_flax_models_nnx_and_linen():
+    class Small(nnx.Module):
+        def __init__(self):
+            self.dense = nnx.Linear(5, 5, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+            self.norm = nnx.BatchNorm(5, rngs=nnx.Rngs(0), use_running_average=True)
+
+        def __call__(self, x):
+            return nnx.relu(self.norm(self.dense(nnx.relu(self.dense(x)))))  # one module, used twice
+
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.relu(nn.LayerNorm()(nn.relu(nn.Dense(5)(x))))
+
+    linen = Linen()
+    variables = linen.init(jax.random.key(0), x)
+    for f in (Small(), lambda x: linen.apply(variables, x)):
+        assert rewrite.inspect(f, x).activations == {"relu": 2}
+        assert not jnp.allclose(rewrite.replace(f, {"relu": smooth})(x), f(x))
+
+
+def test_inputs_are_the_preactivations_in_order():
+    f = lambda x: lax.scan(lambda c, _: (jax.nn.relu(c + 1), None), jax.nn.relu(x) - 3, None, length=2)[0]
+    first, loop = rewrite.inputs(f)(x)
+    np.testing.assert_array_equal(first, x)
+    np.testing.assert_array_equal(loop, jnp.stack([jax.nn.relu(x) - 2, jax.nn.relu(jax.nn.relu(x) - 2) + 1]))
+    with pytest.raises(rewrite.UnsupportedPrimitiveError, match="cond"):
+        rewrite.inputs(lambda x: cond(x, jax.nn.relu, jax.nn.relu6))(x)
+
+
+def test_layers_named_automatic_and_repeated():
+    named = lambda x: checkpoint_name(checkpoint_name(jax.nn.relu(x), "a") @ w, "features")
+    assert [layer.name for layer in rewrite.layers(named, x)] == ["a", "features"]
+    assert [layer.name for layer in rewrite.layers(lambda x: jax.nn.relu(jax.nn.relu(x)), x)] == ["relu#0", "relu#1"]
+    twice = lambda x: checkpoint_name(checkpoint_name(x, "a"), "a")
+    assert [layer.name for layer in rewrite.layers(twice, x)] == ["a#0", "a#1"]
+
+
+def test_tap_reads_and_moves_a_layer():
+    f = lambda x: jax.jit(lambda x: checkpoint_name(jax.nn.relu(x), "h"))(x) @ w
+    logits, value = rewrite.tap(f, "h")(x, 0.0)
+    np.testing.assert_array_equal(value, jax.nn.relu(x))
+    np.testing.assert_array_equal(logits, f(x))
+    g = jax.grad(lambda d: rewrite.tap(f, "h")(x, d)[0][2])(jnp.zeros(5))
+    np.testing.assert_allclose(g, w[:, 2])
+    np.testing.assert_allclose(rewrite.tap(lambda x: jax.nn.relu(x) @ w, "relu#0")(x, 1.0)[0], (jax.nn.relu(x) + 1) @ w)
+
+
+def test_tap_refuses_unknown_layers_and_loops():
+    with pytest.raises(rewrite.LayerError, match=r"'h'.*relu#0"):
+        rewrite.tap(jax.nn.relu, "h")(x, 0.0)
+    loop = lambda x: lax.scan(lambda c, _: (checkpoint_name(c, "h"), None), x, None, length=2)[0]
+    with pytest.raises(rewrite.LayerError, match="loop"):
+        rewrite.tap(loop, "h")(x, 0.0)

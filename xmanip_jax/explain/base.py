@@ -1,0 +1,71 @@
+"""What every explanation shares: the target, the one-trace form, averages over points."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Array, ArrayLike, Explanation, Model, Target
+
+__all__ = ["explanation", "mean_over", "select", "with_logits"]
+
+
+def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
+    """An explanation from its one-trace form `core(f, x, target, *, key) -> (map, logits)`."""
+
+    def explain(f: Model, x: Array, target: Target, *, key: Array | None = None) -> Array:
+        return core(f, x, target, key=key)[0]
+
+    explain.with_logits = core
+    return explain
+
+
+def with_logits(e: Explanation) -> Callable[..., tuple[Array, Array]]:
+    """`e` in the form `(f, x, target, *, key=None) -> (map, logits)`, from one trace of the model where `e` allows.
+
+    An attack step on a gradient then costs 4 forward passes; calling f(x) beside e(f, x, target) costs 5.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> explain.with_logits(explain.gradient())(lambda x: 2 * x, jnp.ones(3), 1)
+    (Array([0., 2., 0.], dtype=float32), Array([2., 2., 2.], dtype=float32))
+    """
+    core = getattr(e, "with_logits", None)
+    if core is None:
+        return lambda f, x, target, *, key=None: (e(f, x, target, key=key), f(x))
+    return lambda f, x, target, *, key=None: core(f, x, target, key=key)
+
+
+def select(scores: Array, target: Target) -> Array:
+    """The score of a class (integer target), or the scores' component along a direction Float[classes]."""
+    target = jnp.asarray(target)
+    if jnp.issubdtype(target.dtype, jnp.integer):
+        if target.ndim:
+            raise ValueError(f"a class is one integer, got shape {target.shape}; vmap over it for several")
+        if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < scores.shape[-1]:
+            raise ValueError(f"class {int(target)} is outside 0..{scores.shape[-1] - 1}")
+        return scores[target]
+    if target.shape != scores.shape:
+        raise ValueError(f"a direction over the logits has their shape {scores.shape}, got {target.shape}")
+    return scores @ target
+
+
+def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None):
+    """The mean of g over n points: all at once (chunk None), or chunk by chunk with the inner values recomputed.
+
+    Recomputing makes memory independent of n; an attack through the map then costs 6 forward passes a point, not 4.
+    """
+    if chunk is None or chunk >= n:
+        return jax.tree.map(lambda v: v.mean(0), jax.vmap(g)(points))
+    part = jax.checkpoint(lambda p: jax.tree.map(lambda v: v.sum(0), jax.vmap(g)(p)))
+    starts = range(0, n - n % chunk, chunk)
+    if jax.default_backend() == "cpu":  # a convolution inside a loop primitive is several times slower on CPU
+        sums = [part(jax.tree.map(lambda v: v[i:i + chunk], points)) for i in starts]
+        total = jax.tree.map(lambda *s: sum(s), *sums)
+    else:
+        stacked = jax.tree.map(lambda v: v[:len(starts) * chunk].reshape(len(starts), chunk, *v.shape[1:]), points)
+        total = jax.tree.map(lambda v: v.sum(0), jax.lax.map(part, stacked))
+    if n % chunk:
+        rest = part(jax.tree.map(lambda v: v[n - n % chunk:], points))
+        total = jax.tree.map(jnp.add, total, rest)
+    return jax.tree.map(lambda v: v / n, total)

@@ -1,0 +1,49 @@
+"""What differs between JAX versions, and the few facts about jaxprs that the interpreter needs."""
+
+import jax
+from jax.extend.core import Literal, jaxprs_in_params
+from jax.extend.core import primitives as prims
+
+__all__ = ["Literal", "bind", "body", "eqn_name", "is_custom_rule", "prims", "scan_split", "subjaxprs", "trace"]
+
+
+def trace(f, *args):
+    """Trace `f`: (open jaxpr, its constants, flat arguments, structure of the result)."""
+    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    return closed.jaxpr, closed.consts, jax.tree.leaves(args), jax.tree.structure(shape)
+
+
+def body(jaxpr):
+    """A jaxpr parameter of an equation as (open jaxpr, constants): open, closed, or both (jax >= 0.12)."""
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
+
+
+def subjaxprs(eqn):
+    """Every open jaxpr among the parameters of an equation."""
+    return [body(j)[0] for j in jaxprs_in_params(eqn.params)]
+
+
+def bind(eqn, values):
+    """Run one equation as it is; always a list of results."""
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def scan_split(params):
+    """(number of constants, number of carried values) of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # jax >= 0.12
+    return len(consts), len(carry)
+
+
+def is_custom_rule(eqn):
+    """Whether the equation carries a user's own derivative rule."""
+    return eqn.primitive in (prims.custom_jvp_call_p, prims.custom_vjp_call_p)
+
+
+def eqn_name(eqn):
+    """The name of a jitted or custom-rule function, else of the primitive."""
+    if is_custom_rule(eqn):
+        return body(eqn.params["call_jaxpr"])[0].debug_info.func_name.split(" ")[0]
+    return eqn.params.get("name") if eqn.primitive is prims.jit_p else eqn.primitive.name
