@@ -1,5 +1,9 @@
 """Float64 is available to every test; models and attacks of the default suite ask for float32 themselves."""
 
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+
 import jax
 import pytest
 

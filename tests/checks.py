@@ -1,0 +1,27 @@
+"""Derivatives against central differences, compiled once for each order (jax.test_util runs op by op)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+
+def check_derivatives(f, x, *, step=1e-5, rtol=2e-6, atol=1e-9):
+    """First and second derivative of a scalar function of a pytree, along a random direction, in float64.
+
+    Checks reverse mode against differences of f, and forward-over-reverse and reverse-over-reverse against differences
+    of the gradient.
+    """
+    flat, unravel = ravel_pytree(x)
+    assert flat.dtype == jnp.float64
+    v = np.random.default_rng(0).normal(size=flat.size)
+    g = lambda z: f(unravel(z))
+    value, grad = jax.jit(g), jax.jit(jax.grad(g))
+    difference = (value(flat + step * v) - value(flat - step * v)) / (2 * step)
+    np.testing.assert_allclose(grad(flat) @ v, difference, rtol=rtol, atol=atol)
+    second = (grad(flat + step * v) - grad(flat - step * v)) / (2 * step)
+    scale = np.abs(second).max()
+    forward = jax.jit(lambda z: jax.jvp(jax.grad(g), (z,), (v,))[1])(flat)
+    np.testing.assert_allclose(forward, second, rtol=rtol, atol=rtol * scale + atol)
+    reverse = jax.jit(jax.grad(lambda z: jax.grad(g)(z) @ v))(flat)
+    np.testing.assert_allclose(reverse, forward, rtol=1e-8, atol=1e-9 * scale + 1e-14)

@@ -1,0 +1,162 @@
+"""One catalogue drives one matrix: every explanation x every transformation, checked against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from xmanip_jax import explain, smooth
+
+from checks import check_derivatives
+
+pytestmark = pytest.mark.usefixtures("x64")
+KEY = jax.random.key(0)
+rng = np.random.default_rng(0)
+x = rng.normal(size=(4, 4, 2))
+params = {"conv": rng.normal(size=(3, 3, 2, 3)) / 4, "bias": rng.normal(size=3) / 4, "out": rng.normal(size=(3, 5))}
+
+CATALOGUE = {
+    "gradient": explain.gradient(),
+    "gradient_x_input": explain.gradient_x_input(),
+    "integrated_gradients": explain.integrated_gradients(steps=5),
+    "integrated_gradients_chunked": explain.integrated_gradients(steps=5, chunk=2),
+    "integrated_gradients_probability": explain.integrated_gradients(steps=4, baseline=0.1, output="probability"),
+    "smoothgrad": explain.smoothgrad(explain.gradient(), sigma=0.2, samples=3),
+    "smoothgrad_of_ig": explain.smoothgrad(explain.integrated_gradients(steps=2), sigma=0.2, samples=2, chunk=1),
+    "uniform_gradient": explain.uniform_gradient(explain.gradient_x_input(), radius=0.2, samples=3),
+}
+every = pytest.mark.parametrize("e", CATALOGUE.values(), ids=CATALOGUE)
+
+
+def relu_model(p, x):
+    h = jax.lax.conv_general_dilated(x[None], p["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(h[0] + p["bias"]).mean((0, 1)) @ p["out"]
+
+
+def model(p):
+    """The smooth network: its maps are differentiable everywhere."""
+    return smooth.softplus(lambda x: relu_model(p, x), 3.0)
+
+
+def value(e, p, x):
+    """A scalar of the heat map, so that derivatives of the whole chain are checked."""
+    h = explain.heatmap(e(model(p), x, 2, key=KEY))
+    return jnp.sum(h * jnp.arange(h.size).reshape(h.shape)) / h.size
+
+
+@every
+def test_derivatives_in_the_input(e):
+    check_derivatives(lambda x: value(e, params, x), x)
+
+
+@every
+def test_derivatives_in_the_parameters(e):
+    check_derivatives(lambda p: value(e, p, x), params)
+
+
+@every
+def test_jit_vmap_and_remat_change_nothing(e):
+    f = model(params)
+    map = lambda x: e(f, x, 2, key=KEY)
+    loss = lambda map: lambda x: jnp.sum(map(x) ** 2)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
+    wanted, g = map(x), jax.jit(jax.grad(loss(map)))(x)
+    batch = np.stack([x, 2 * x])
+    close(jax.jit(jax.vmap(map))(batch)[0], wanted)
+    close(jax.jit(jax.vmap(jax.grad(loss(map))))(batch)[0], g)
+    close(jax.jit(jax.grad(loss(jax.checkpoint(map))))(x), g)
+    close(jax.jit(jax.grad(loss(lambda x: e(jax.checkpoint(f), x, 2, key=KEY))))(x), g)
+
+
+@every
+def test_with_logits_gives_the_model_s_logits(e):
+    map, logits = explain.with_logits(e)(model(params), x, 2, key=KEY)
+    np.testing.assert_allclose(logits, model(params)(x), rtol=1e-12)
+    np.testing.assert_allclose(map, e(model(params), x, 2, key=KEY), rtol=1e-12)
+
+
+@every
+def test_a_direction_is_a_weighted_sum_of_classes(e):
+    direction = jnp.array([0.0, 1.0, -1.0, 0.0, 0.0])
+    f = model(params)
+    difference = e(f, x, 1, key=KEY) - e(f, x, 2, key=KEY)
+    np.testing.assert_allclose(e(f, x, direction, key=KEY), difference, atol=1e-14)
+
+
+@every
+def test_all_classes_by_vmap(e):
+    maps = jax.vmap(lambda t: e(model(params), x, t, key=KEY))(jnp.arange(5))
+    np.testing.assert_allclose(maps[3], e(model(params), x, 3, key=KEY), rtol=1e-10)
+
+
+def test_known_answers_on_a_linear_model():
+    w = rng.normal(size=(32, 5))
+    f = lambda x: x.ravel() @ w
+    g = w[:, 2].reshape(x.shape)
+    np.testing.assert_allclose(explain.gradient()(f, x, 2), g)
+    np.testing.assert_allclose(explain.gradient_x_input()(f, x, 2), x * g)
+    np.testing.assert_allclose(explain.integrated_gradients(baseline=0.3)(f, x, 2), (x - 0.3) * g)
+    np.testing.assert_allclose(CATALOGUE["smoothgrad"](f, x, 2, key=KEY), g)
+
+
+def test_gradient_x_input_sums_to_the_logit_without_biases():
+    p = {**params, "bias": np.zeros(3)}
+    map, logits = explain.with_logits(explain.gradient_x_input())(lambda x: relu_model(p, x), x, 2)
+    np.testing.assert_allclose(map.sum(), logits[2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("output", ["logit", "probability"])
+def test_completeness_gap_of_integrated_gradients_halves(output):
+    f = model(params)
+    score = lambda x: (f(x) if output == "logit" else jax.nn.softmax(f(x)))[2]
+    total = lambda n: explain.integrated_gradients(steps=n, output=output, baseline=0.2)(f, x, 2).sum()
+    gap = [total(n) - (score(x) - score(0.2 * np.ones_like(x))) for n in (50, 100, 200)]
+    np.testing.assert_allclose([gap[0] / gap[1], gap[1] / gap[2]], 2, rtol=0.02)
+
+
+def test_smoothgrad_converges_to_the_gradient_of_the_convolution():
+    """For f = x^3 and Gaussian noise, E f'(x + e) = 3 (x^2 + sigma^2)."""
+    e = explain.smoothgrad(explain.gradient(), sigma=0.5, samples=20_000)
+    got = e(lambda x: x**3, jnp.array([2.0]), 0, key=KEY)
+    np.testing.assert_allclose(got, 3 * (4 + 0.25), rtol=0.01)
+    e = explain.uniform_gradient(explain.gradient(), radius=0.5, samples=20_000)
+    np.testing.assert_allclose(e(lambda x: x**3, jnp.array([2.0]), 0, key=KEY), 3 * (4 + 0.25 / 3), rtol=0.01)
+
+
+def test_heatmap_is_a_distribution_and_safe_at_zero():
+    h = explain.heatmap(x)
+    assert h.shape == (4, 4) and h.min() >= 0
+    np.testing.assert_allclose(h.sum(), 1)
+    np.testing.assert_allclose(explain.heatmap(x[..., 0]), np.abs(x[..., 0]) / np.abs(x[..., 0]).sum())
+    zero = jnp.zeros((3, 3, 2))
+    assert not explain.heatmap(zero).any() and np.isfinite(jax.grad(lambda m: explain.heatmap(m)[0, 0])(zero)).all()
+
+
+def test_one_trace_saves_the_fifth_forward_pass():
+    f, e = model(params), explain.gradient()
+    image = rng.normal(size=(32, 32, 2))
+    flops = lambda g: jax.jit(jax.grad(g)).lower(image).compile().cost_analysis()["flops"]
+
+    def joint(x):
+        map, logits = explain.with_logits(e)(f, x, 2)
+        return jnp.sum(map**2) + jnp.sum(logits**2)
+
+    assert flops(joint) < 0.9 * flops(lambda x: jnp.sum(e(f, x, 2) ** 2) + jnp.sum(f(x) ** 2))
+
+
+@pytest.mark.parametrize("make, match", [
+    (lambda: explain.integrated_gradients(steps=0), "steps"),
+    (lambda: explain.integrated_gradients(chunk=0), "chunk"),
+    (lambda: explain.integrated_gradients(output="loss"), "'loss'"),
+    (lambda: explain.smoothgrad(explain.gradient(), sigma=0.0), "positive"),
+    (lambda: explain.uniform_gradient(explain.gradient(), radius=1.0, samples=0), "sample"),
+    (lambda: CATALOGUE["smoothgrad"](model(params), x, 2), "key"),
+    (lambda: explain.gradient()(model(params), x, 5), r"class 5 .* 0\.\.4"),
+    (lambda: explain.gradient()(model(params), x, -1), "class -1"),
+    (lambda: explain.gradient()(model(params), x, jnp.ones(4)), r"\(5,\)"),
+    (lambda: explain.gradient()(model(params), x, jnp.array([1, 2])), "vmap"),
+    (lambda: explain.heatmap(jnp.ones(3)), r"\(3,\)"),
+])
+def test_bad_input(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
