@@ -65,7 +65,8 @@ def soft_max_pool(z: ArrayLike, beta: ArrayLike, window: rewrite.Window) -> Arra
         if n == 1 and stride == 1 and low == high == 0:
             continue
         pad = [(low, high) if a == axis else (0, 0) for a in range(z.ndim)]
-        padded = jnp.pad(z, pad, constant_values=jnp.finfo(z.dtype).min / 4)
+        # e^-100 of the smallest weight: finite, so that no derivative meets 0 * inf.
+        padded = jnp.pad(z, pad, constant_values=jax.lax.stop_gradient(z.min() - 100 / beta))
         last = (padded.shape[axis] - n) // stride * stride + 1
         parts = [jax.lax.slice_in_dim(padded, i, i + last, stride, axis) for i in range(n)]
         top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
@@ -134,7 +135,7 @@ def _geometric(start, stop):
     return lambda t: start * (stop / start) ** t
 
 
-def relative(start: float = 5.0, stop: float = 200.0, *, max_pool: bool = True) -> Surrogate:
+def relative(start: float = 5.0, stop: float = 400.0, *, max_pool: bool = True) -> Surrogate:
     """Softplus, and soft max-pooling, whose beta follows the scale of each activation: beta_l(t) = kappa(t) / s_l.
 
     s_l is the standard deviation of activation l's inputs at the clean image and kappa grows geometrically from `start`

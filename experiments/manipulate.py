@@ -1,0 +1,232 @@
+"""Change a photograph invisibly so that its explanation becomes that of another one, while the prediction stays.
+
+Dombrowski et al. 2019, section 2.1. Without arguments: scikit-image's cat gets the coffee cup's gradient explanation
+under EfficientNet-Lite0; README.md shows the figure. Many images: --images FOLDER or --dataset cifar10, each attacked
+towards the explanation of the next one.
+
+Deviations from the paper: beta follows the scale of each layer, and max-pooling is smoothed with the activations
+(`smooth.relative`); loss weights are scale-free; the best iterate is kept, judged under the original network.
+
+The run folder gets results.json (settings, versions, every number with its bootstrap interval), arrays.npz (from which
+all numbers can be recomputed) and figure.png. Finished batches are kept in parts/; --resume goes on after them.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import report
+import runs
+from xmanip_jax import attack, data, explain, models, plot, smooth
+
+CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
+SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
+EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "uniform_gradient")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Manipulate the explanation of an image, or of many."""
+
+    network: str = "efficientnet_lite0"
+    """One of xmanip_jax.models.NETWORKS."""
+    weights: Path | None = None
+    """A .safetensors or .pth file; default: the network's own."""
+    image: str = "chelsea"
+    """The image to change: a file, or a photograph of scikit-image (chelsea, coffee, rocket, astronaut ...)."""
+    target_image: str = "coffee"
+    """The image whose explanation it gets: a file or a photograph."""
+    images: Path | None = None
+    """A folder of images instead: each gets the explanation of the next one."""
+    dataset: Literal["cifar10", "mnist"] | None = None
+    """A tensorflow-datasets test split instead: its first correctly classified images."""
+    count: int | None = None
+    """How many images of the folder or data set; default: all, or 200 of a data set."""
+    explanation: str = "gradient"
+    """gradient, gradient_x_input, integrated_gradients, smoothgrad or uniform_gradient."""
+    integration_steps: int = 5
+    """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
+    steps: int = 150
+    """Steps of Adam (the paper: 1500)."""
+    learning_rate: float = 3e-3
+    """In [0, 1] pixels, decaying to 0 as a cosine."""
+    constraint: Literal["box", "linf", "l2", "l0"] = "box"
+    """Where the image may go; the paper allows the whole pixel box."""
+    epsilon: float | None = None
+    """The budget: of linf and l2 in [0, 1] pixels, of l0 a number of pixels."""
+    surrogate: Literal["relative", "absolute", "none"] = "relative"
+    """The smooth network that is attacked; absolute is the paper's beta 10 -> 100."""
+    output_weight: float = 1e5
+    """Weight of the mean squared change of the probabilities, beside N^2 mse of the maps."""
+    size: int | None = None
+    """Side of the images in pixels; default: what the network was trained on."""
+    batch: int = 8
+    """Images attacked together."""
+    seed: int = 0
+    out: Path | None = None
+    """The run folder; default: runs/<network>-<explanation>-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+
+def explanations(name, integration_steps, width):
+    """(the explanation that is attacked, the one that judges); width: that of the network's input range."""
+    inner = explain.gradient()
+    noisy = {"samples": 10, "chunk": 5}
+    return {
+        "gradient": lambda: (inner, inner),
+        "gradient_x_input": lambda: (explain.gradient_x_input(),) * 2,
+        "integrated_gradients": lambda: (explain.integrated_gradients(steps=integration_steps, chunk=4),
+                                         explain.integrated_gradients(steps=30, chunk=5)),
+        "smoothgrad": lambda: (explain.smoothgrad(inner, sigma=0.1 * width, **noisy),) * 2,
+        "uniform_gradient": lambda: (explain.uniform_gradient(inner, radius=0.2 * width, **noisy),) * 2,
+    }[name]()
+
+
+def checked(config):
+    """Refuse what can be refused before anything is read or computed."""
+    if config.explanation not in EXPLANATIONS:
+        raise ValueError(f"unknown explanation {config.explanation!r}; known: {', '.join(EXPLANATIONS)}")
+    if config.network not in models.NETWORKS:
+        raise ValueError(f"unknown network {config.network!r}; known: {', '.join(models.NETWORKS)}")
+    for name in ("steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon", "output_weight"):
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    if (config.constraint == "box") != (config.epsilon is None):
+        raise ValueError(f"--constraint {config.constraint} takes {'no' if config.constraint == 'box' else 'an'} --epsilon")
+    if config.images and config.dataset:
+        raise ValueError("choose one of --images and --dataset")
+    if config.resume and config.out is None:
+        raise ValueError("--resume needs the run folder: --out")
+
+
+def read_images(config, network):
+    """(names, images Float[n, h, w, c], targets Float[n, h, w, c]); each of many gets the next one's explanation."""
+    side = config.size or network.input_shape[0]
+    if config.dataset:
+        images, labels = data.load_dataset(config.dataset, "test")
+        wanted = config.count or 200
+        right = []
+        for start in range(0, len(images), 500):
+            chunk = slice(start, start + 500)
+            right += list(start + np.flatnonzero(predict(network, images[chunk]) == labels[chunk]))
+            if len(right) >= wanted:
+                break
+        images = images[right[:wanted]]
+        names = [f"{config.dataset}-test-{i}" for i in right[:wanted]]
+    elif config.images:
+        names, images, _ = data.read_folder(config.images, side)
+        names, images = list(names[:config.count]), images[:config.count]
+    else:
+        read = lambda name: data.read_image(name, side) if Path(name).suffix else data.photograph(name, side)
+        names, images = [config.image], np.stack([read(config.image), read(config.target_image)])
+    if images.shape[-1] != network.input_shape[2]:
+        raise ValueError(f"{config.network} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
+    if len(names) == 1 == len(images) - 1:
+        return names, images[:1], images[1:]
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images found: each needs another one as its target")
+    return names, images, np.roll(images, -1, axis=0)
+
+
+@jax.jit
+def _predict(model, x):
+    return jax.vmap(model)(x).argmax(1)
+
+
+def predict(network, pixels):
+    """Int[n]: the predicted classes."""
+    return np.asarray(_predict(network.model, network.preprocess(pixels)))
+
+
+def attack_batches(config, network, images, targets, out, bar):
+    """All batches as one dictionary of arrays; finished ones are read back."""
+    width = float(np.mean(network.preprocess(np.float32(1)) - network.preprocess(np.float32(0))))
+    attacked, judge = explanations(config.explanation, config.integration_steps, width)
+    constraint = CONSTRAINTS[config.constraint](config.epsilon)
+    manipulate = attack.manipulation(
+        attacked, judged_by=judge, steps=config.steps, constraint=constraint, preprocess=network.preprocess,
+        surrogate=SURROGATES[config.surrogate](), optimizer=attack.default_optimizer(config.steps, config.learning_rate),
+        objective=attack.weighted((1.0, attack.match_map()), (config.output_weight, attack.keep_output())))
+
+    @jax.jit
+    @jax.vmap
+    def target_map(pixels, key):
+        x = network.preprocess(pixels)
+        return explain.heatmap(judge(network.model, x, network.model(x).argmax(), key=key))
+
+    def compute(part, index):
+        x, x_target = images[part], targets[part]
+        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        keys = jax.random.split(key, len(x))
+        goal = target_map(x_target, keys)
+        label = f"{index + 1}/{batches}"
+        task = bar.add_task(f"batch {label}: compiling", total=config.steps, status="")
+
+        def show(p):
+            correlation = float(np.median(report.pearson(p.heatmap, goal)))
+            bar.update(task, completed=p.step, description=f"batch {label}",
+                       status=f"loss {np.median(p.loss):.3f}  best {np.median(p.best):.3f}  r {correlation:.3f}")
+
+        y = predict(network, x)
+        result = manipulate(network.model, x, goal, labels=y, key=key, callback=show)
+        bar.update(task, completed=config.steps)
+        return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
+                "map_original": result.clean.heatmap, "map_target": goal, "map_adv": result.heatmap,
+                "logits_original": result.clean.logits, "logits_adv": result.logits}
+
+    batches = -(-len(images) // config.batch)
+    parts = []
+    for i in range(batches):
+        part = slice(i * config.batch, (i + 1) * config.batch)
+        parts.append(runs.finished(out, i, lambda part=part, i=i: compute(part, i)))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def main(config: Config) -> None:
+    console = Console()
+    checked(config)
+    network = models.load(config.network, config.weights)
+    names, images, targets = read_images(config, network)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    out = config.out or Path("runs") / f"{config.network}-{config.explanation}-{stamp}"
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
+    runs.open_run(out, settings, resume=config.resume)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    start = time.perf_counter()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"))
+    try:
+        with Progress(*columns, console=console) as bar:
+            arrays = attack_batches(config, network, images, targets, out, bar)
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
+        sys.exit(130)
+    numbers = report.measure(arrays)
+    rows = report.summary(numbers, config.seed)
+    seconds = round(time.perf_counter() - start, 1)
+    runs.write_arrays(out / "arrays.npz", arrays)
+    runs.write_json(out / "results.json", {
+        "config": json.loads((out / "config.json").read_text()), **runs.environment(), "seconds": seconds,
+        "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()}})
+    single = len(images) == 1
+    figure = plot.manipulation(arrays, caption=report.caption(arrays, numbers)) if single else plot.manipulations(arrays)
+    plot.save(figure, out / "figure.png")
+    console.print(report.table(rows, f"{config.explanation} of {config.network}, {len(images)} image(s), {seconds:.0f} s"))
+    console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"manipulate: {error}")

@@ -1,0 +1,67 @@
+"""The numbers of a manipulation, from its arrays alone, and how they are shown."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from xmanip_jax import metrics
+
+pearson = jax.jit(jax.vmap(metrics.pearson))
+_HINTS = {
+    "map_pearson": "correlation of the manipulated and the target map; 1 is a perfect forgery",
+    "map_pearson_before": "the same before the attack", "map_ssim": "maps scaled by their joint maximum",
+    "map_mse": "maps sum to 1", "image_mse": "pixels in [0, 1]", "image_ssim": "pixels in [0, 1]",
+    "image_largest_change": "of any channel of any pixel", "probability_change": "largest of any class",
+    "prediction_unchanged": "share of the images",
+}
+
+
+def measure(arrays: dict) -> dict[str, np.ndarray]:
+    """Every number, one value per image; maps and logits in `arrays` are those of the original network."""
+    each = lambda f, *names: np.asarray(jax.jit(jax.vmap(f))(*(arrays[name] for name in names)))
+    logits = arrays["logits_adv"], arrays["logits_original"]
+    return {
+        "map_pearson": each(metrics.pearson, "map_adv", "map_target"),
+        "map_pearson_before": each(metrics.pearson, "map_original", "map_target"),
+        "map_ssim": each(metrics.ssim, "map_adv", "map_target"),
+        "map_mse": each(metrics.mse, "map_adv", "map_target"),
+        "image_mse": each(metrics.mse, "x_adv", "x"),
+        "image_ssim": each(lambda u, v: metrics.ssim(u, v, data_range=1.0), "x_adv", "x"),
+        "image_largest_change": np.abs(arrays["x_adv"] - arrays["x"]).max((1, 2, 3)),
+        "probability_change": each(metrics.probability_change, "logits_adv", "logits_original"),
+        "prediction_unchanged": (logits[0].argmax(1) == logits[1].argmax(1)).astype(np.float32),
+    }
+
+
+def summary(numbers: dict[str, np.ndarray], seed: int) -> dict[str, dict]:
+    """The median (of predictions: the mean) over the images with its 95 % bootstrap interval."""
+    rows = {}
+    for name, values in numbers.items():
+        mean = name == "prediction_unchanged"
+        interval = metrics.bootstrap_interval(values, statistic=jnp.mean if mean else jnp.median,
+                                              key=jax.random.key(seed))
+        rows[name] = {"statistic": "mean" if mean else "median",
+                      **{part: float(getattr(interval, part)) for part in ("value", "low", "high")}}
+    return rows
+
+
+def table(rows: dict[str, dict], title: str) -> Table:
+    """A summary for the terminal."""
+    shown = Table("metric", "median", "95 % interval", "", title=title)
+    for name, row in rows.items():
+        shown.add_row(name, f"{row['value']:.4g}", f"{row['low']:.4g} .. {row['high']:.4g}", _HINTS[name])
+    return shown
+
+
+def caption(arrays: dict, numbers: dict[str, np.ndarray], index: int = 0) -> dict[str, str]:
+    """Lines for the figure of one image: class, probability and correlation with the target map."""
+    def line(logits, r):
+        p = np.exp(logits - np.logaddexp.reduce(logits))
+        return f"class {p.argmax()}, probability {p.max():.3f}\nmap correlation {r:.2f}"
+
+    mse = numbers["image_mse"][index]
+    return {"original": line(arrays["logits_original"][index], numbers["map_pearson_before"][index]),
+            "manipulated": line(arrays["logits_adv"][index], numbers["map_pearson"][index]),
+            "target": "its map is the goal\nmap correlation 1",
+            "difference": f"image MSE {mse:.1e}\nmean change {np.sqrt(mse) * 255:.1f} / 255"}

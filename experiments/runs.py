@@ -1,0 +1,82 @@
+"""A run folder: what was asked, what is finished, and the results, each file written whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "xmanip_jax")
+
+
+class RunError(ValueError):
+    """A run folder that cannot be used as asked."""
+
+
+def open_run(out: Path, config: dict, *, resume: bool) -> Path:
+    """Create the folder and note the configuration in it; with `resume`, go on in a folder of the same one.
+
+    Raises RunError, before any computation, when the folder cannot be written, already holds a run, or holds another.
+    """
+    config = json.loads(json.dumps(config, default=str))
+    noted = out / "config.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not noted.exists():
+            write_json(noted, config)
+    except OSError as error:
+        raise RunError(f"the output folder {out} cannot be written: {error.strerror}") from None
+    before = json.loads(noted.read_text())
+    if before != config:
+        changed = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
+        raise RunError(f"{out} holds a run with other settings ({', '.join(changed)} differ): choose another --out")
+    if not resume and any(out.glob("parts/*.npz")):
+        raise RunError(f"{out} already holds results: pass --resume to go on, or choose another --out")
+    return out
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON atomically."""
+    _atomic(path, lambda f: f.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a compressed .npz atomically."""
+    _atomic(path, lambda f: np.savez_compressed(f, **arrays))
+
+
+def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Part `index` of a run: read if it is there, else computed and kept."""
+    path = out / "parts" / f"{index:05d}.npz"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_arrays(path, {name: np.asarray(value) for name, value in compute().items()})
+    with np.load(path) as part:
+        return dict(part)
+
+
+def environment() -> dict:
+    """What a reader needs to repeat the numbers: versions, commit, device."""
+    modules = {name: sys.modules.get(name) for name in VERSIONED}
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True,
+                         text=True, check=False)
+    return {"python": platform.python_version(), "commit": git.stdout.strip() or "unknown",
+            "versions": {name: m.__version__ for name, m in modules.items() if m is not None},
+            "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}, {os.cpu_count()} host cores"}
+
+
+def _atomic(path, write):
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,262 @@
+"""Similarity measures against scipy, scikit-image and formulas written out in numpy; intervals against scipy."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from checks import check_derivatives
+
+from xmanip_jax import metrics
+
+RNG = np.random.default_rng(0)
+CORRELATIONS = {"pearson": scipy.stats.pearsonr, "spearman": scipy.stats.spearmanr, "kendall": scipy.stats.kendalltau}
+SYMMETRIC = ("mse", "pearson", "spearman", "kendall", "cosine", "ssim", "mass_center_distance")
+
+
+def sparse(n):
+    return np.where(RNG.random(n) < 0.97, 0, RNG.normal(size=n))
+
+
+def pairs():
+    a, b = RNG.normal(size=(2, 700))
+    yield "related", a, a + b
+    yield "independent, negative", -abs(a), b
+    yield "opposite", a, -a
+    yield "equal", a, a
+    yield "heavy ties", np.round(a), np.round(a + b)
+    yield "two values", (a > 0) * 1.0, (b > 0) * 1.0
+    yield "sparse", sparse(700), sparse(700) + sparse(700)
+    yield "one entry", np.eye(700)[3], np.eye(700)[5] + np.eye(700)[3]
+    yield "two zeros", np.array([0.0, -0.0, 1.0, -1.0]), np.array([0.0, 0.0, -1.0, -0.0])
+    yield "offset", a + 300, b - 300
+    yield "tiny", a * 1e-25, (a + b) * 1e-25
+    yield "power of two", a[:512], b[:512]
+    yield "two entries", a[:2], b[:2]
+
+
+PAIRS = list(pairs())
+
+
+@pytest.mark.parametrize("name", CORRELATIONS)
+@pytest.mark.parametrize("a, b", [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS])
+def test_correlations_equal_scipy(name, a, b):
+    f, expected = getattr(metrics, name), CORRELATIONS[name]
+    with jax.enable_x64(True):
+        assert abs(f(a, b) - expected(a, b)[0]) < 1e-10
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    got = f(a, b)
+    assert got.dtype == jnp.float32
+    assert abs(float(got) - expected(a.astype(np.float64), b.astype(np.float64))[0]) < 1e-5
+    assert -1 <= got <= 1
+
+
+@pytest.mark.parametrize("name", CORRELATIONS)
+def test_correlations_of_large_maps_do_not_overflow(name):
+    a, b = RNG.normal(size=(2, 227, 227)).astype(np.float32)  # 1.3e9 pairs
+    b = np.where(RNG.random(a.shape) < 0.5, 0, a + b)
+    assert abs(float(getattr(metrics, name)(a, b)) - CORRELATIONS[name](a.ravel(), b.ravel())[0]) < 1e-5
+
+
+def test_counting_pairs_beyond_int32():
+    n = 3 * 227 * 227
+    counts = jnp.full(n, n - 1, jnp.int32)
+    from xmanip_jax.metrics.similarity import _pairs
+    assert abs(float(_pairs(counts, jnp.float32)) / (n * (n - 1)) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("name", [*CORRELATIONS, "cosine"])
+def test_undefined_correlations_are_nan(name):
+    f, x = getattr(metrics, name), np.float32([1, 2, 3])
+    constant = np.full(3, 0 if name == "cosine" else 0.1, np.float32)
+    for a, b in [(x, constant), (constant, x), (constant, constant), (x, [1, np.nan, 3])]:
+        assert jnp.isnan(f(a, b))
+    if name in CORRELATIONS:
+        assert jnp.isnan(f([2.0], [3.0]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.isnan(CORRELATIONS[name](x, constant)[0])
+
+
+def test_a_long_constant_map_is_constant():
+    constant, x = np.full((50, 50), 0.1, np.float32), RNG.normal(size=(50, 50))  # the mean is not exactly 0.1
+    assert jnp.isnan(metrics.pearson(constant, x))
+
+
+def test_mse_and_cosine_equal_numpy():
+    for _, a, b in PAIRS:
+        a, b = a.astype(np.float32).astype(np.float64), b.astype(np.float32).astype(np.float64)
+        np.testing.assert_allclose(metrics.mse(a, b), np.mean((a - b) ** 2), rtol=1e-5)
+        expected = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        np.testing.assert_allclose(metrics.cosine(a, b), expected, atol=1e-6)
+
+
+def structural_similarity(a, b, **options):
+    compare = pytest.importorskip("skimage.metrics").structural_similarity
+    return compare(np.float64(a), np.float64(b), channel_axis=2 if np.ndim(a) == 3 else None, **options)
+
+
+IMAGES = [
+    ("independent", *RNG.random((2, 20, 31))),
+    ("close", *(lambda a: (a, a + 0.02 * RNG.random(a.shape)))(RNG.random((16, 16)))),
+    ("channels", *RNG.normal(size=(2, 9, 12, 3))),
+    ("smallest", *RNG.normal(size=(2, 7, 7))),
+    ("far from zero", *(5 + 0.01 * RNG.random((2, 16, 16)))),
+    ("constant", np.full((9, 9), 0.5), np.full((9, 9), 0.2)),
+    ("one empty", np.zeros((9, 9)), RNG.random((9, 9))),
+]
+
+
+@pytest.mark.parametrize("a, b", [i[1:] for i in IMAGES], ids=[i[0] for i in IMAGES])
+def test_ssim_equals_scikit_image(a, b):
+    joint = max(abs(a).max(), abs(b).max())
+    for window in (7, 3):
+        for given, data_range in ((1.0, 1.0), (None, joint)):
+            expected = structural_similarity(a, b, data_range=data_range, win_size=window)
+            with jax.enable_x64(True):
+                assert abs(metrics.ssim(a, b, data_range=given, window=window) - expected) < 1e-10
+            low, bow = a.astype(np.float32), b.astype(np.float32)
+            assert abs(float(metrics.ssim(low, bow, data_range=given, window=window)) - expected) < 1e-5
+
+
+def test_ssim_needs_the_joint_maximum_of_maps_that_sum_to_one():
+    a, b = RNG.random((2, 64, 64))
+    a, b = a / a.sum(), b / b.sum()
+    assert metrics.ssim(a, b, data_range=1) > 0.99
+    assert abs(metrics.ssim(a, b)) < 0.05
+    np.testing.assert_allclose(metrics.ssim(1e-20 * a, 1e-20 * b), metrics.ssim(a, b), atol=1e-5)
+    assert metrics.ssim(0 * a, 0 * b) == 1
+
+
+def test_top_k_intersection():
+    a, b = RNG.normal(size=(2, 300))
+    for k in (1, 17, 300):
+        chosen = set(np.argsort(-a)[:k]) & set(np.argsort(-b)[:k])
+        np.testing.assert_allclose(metrics.top_k_intersection(a, b, k), len(chosen) / k, rtol=1e-6)
+    tied = np.array([[0.0, 5, 5], [5, 0.0, 0.0]])  # the first two of a are entries 1 and 2, then 3
+    assert metrics.top_k_intersection(tied, [[0.0, 9, 8], [0, 0, 0]], 2) == 1
+    assert metrics.top_k_intersection([-0.0, 0.0, -1.0], [1.0, 0.0, 0.0], 1) == 1  # -0 ties with 0
+    assert jnp.isnan(metrics.top_k_intersection([1.0, np.nan], [1.0, 2.0], 1))
+    for k in (0, 4, -1):
+        with pytest.raises(ValueError, match=rf"k is in 1\.\.3, got {k}"):
+            metrics.top_k_intersection([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], k)
+
+
+def test_mass_centers_equal_scipy():
+    a, b = RNG.normal(size=(2, 13, 8, 3))
+    expected = [np.array(scipy.ndimage.center_of_mass(abs(m).sum(-1))) for m in (a, b)]
+    np.testing.assert_allclose(metrics.mass_center(a), expected[0], rtol=1e-5)
+    distance = np.linalg.norm(expected[0] - expected[1])
+    np.testing.assert_allclose(metrics.mass_center_distance(a, b), distance, rtol=1e-4)
+    np.testing.assert_allclose(metrics.mass_center(1e-38 * a[..., 0]), metrics.mass_center(a[..., 0]), rtol=1e-5)
+    assert metrics.mass_center_distance(a, -a) == 0
+    assert jnp.isnan(metrics.mass_center(0 * a)).all()
+    assert jnp.isfinite(jax.grad(metrics.mass_center_distance)(a, a)).all()
+
+
+def test_gini_of_known_maps():
+    for n in (4, 1000):
+        np.testing.assert_allclose(metrics.gini(np.eye(n)[2]), 1 - 1 / n, atol=2e-4)
+        np.testing.assert_allclose(metrics.gini(np.full(n, 3.0)), 0, atol=1e-6)
+    a = RNG.normal(size=(30, 30))
+    differences = abs(abs(a).reshape(-1, 1) - abs(a).reshape(1, -1)).mean() / 2 / abs(a).mean()
+    np.testing.assert_allclose(metrics.gini(a), differences, rtol=1e-5)
+    np.testing.assert_allclose(metrics.gini(-1e-30 * a), differences, rtol=1e-5)
+    assert jnp.isnan(metrics.gini(np.zeros(4)))
+
+
+def test_probability_change():
+    a, b = RNG.normal(size=(2, 10))
+    expected = abs(np.exp(a) / np.exp(a).sum() - np.exp(b) / np.exp(b).sum()).max()
+    np.testing.assert_allclose(metrics.probability_change(a + 500, b - 500), expected, rtol=1e-4)
+
+
+def test_shapes_are_compared_when_traced():
+    for name in (*SYMMETRIC, "probability_change"):
+        f = getattr(metrics, name)
+        with pytest.raises(ValueError, match=r"\(8, 9\) and \(9, 8\)"):
+            jax.eval_shape(f, jnp.ones((8, 9)), jnp.ones((9, 8)))
+        with pytest.raises(ValueError, match=r"got shape \(0, 3\)"):
+            f(np.zeros((0, 3)), np.zeros((0, 3)))
+    with pytest.raises(ValueError, match=r"\[h, w\] or \[h, w, c\], got shape \(4,\)"):
+        metrics.ssim(np.ones(4), np.ones(4))
+    for window in (2, 6, 9, 1):
+        with pytest.raises(ValueError, match=f"odd, at least 3 and at most 8, got {window}"):
+            metrics.ssim(np.ones((8, 9)), np.ones((8, 9)), window=window)
+    with pytest.raises(ValueError, match=r"got shape \(4,\)"):
+        metrics.mass_center(np.ones(4))
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_symmetry_jit_vmap_and_integers(name):
+    f = getattr(metrics, name)
+    a, b = RNG.integers(-9, 9, (2, 3, 8, 9))
+    together = jax.jit(jax.vmap(f))(a, b)
+    for i in range(3):
+        np.testing.assert_allclose(together[i], f(b[i], a[i]), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("mse", "pearson", "cosine", "ssim", "mass_center_distance"))
+def test_derivatives(name, x64):
+    f, (a, b) = getattr(metrics, name), RNG.normal(size=(2, 9, 8))
+    check_derivatives(lambda x: f(x[0], x[1]), jnp.stack([a, b]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ("pearson", "cosine", "ssim"))
+def test_gradients_of_equal_and_of_tiny_maps_are_finite(name):
+    f, a = getattr(metrics, name), RNG.normal(size=(9, 8)).astype(np.float32)
+    np.testing.assert_allclose(jax.grad(f)(a, a), 0, atol=1e-5)
+    assert jnp.isfinite(jax.grad(f)(1e-25 * a, 1e-25 * np.roll(a, 1))).all()
+    if name != "ssim":  # at the maximum the second derivative is negative: rounding above 1 must not hide it
+        curvature = jax.jvp(lambda x: jax.jvp(lambda z: f(z, a), (x,), (a[::-1],))[1], (a,), (a[::-1],))[1]
+        assert curvature < -1e-3
+
+
+@pytest.mark.parametrize("name", ("spearman", "kendall"))
+def test_rank_measures_are_flat(name):
+    a, b = RNG.normal(size=(2, 20))
+    assert (jax.grad(getattr(metrics, name))(a, b) == 0).all()
+
+
+def test_bootstrap_interval_equals_scipy():
+    values = RNG.normal(size=60) ** 2
+    for statistic, numpy_statistic in ((jnp.median, np.median), (jnp.mean, np.mean)):
+        got = metrics.bootstrap_interval(values, key=jax.random.key(1), statistic=statistic, resamples=4000)
+        ref = scipy.stats.bootstrap((values,), numpy_statistic, method="percentile", rng=2).confidence_interval
+        np.testing.assert_allclose(got.value, numpy_statistic(values), rtol=1e-6)
+        np.testing.assert_allclose(got[1:], ref, atol=0.06)
+    narrow = metrics.bootstrap_interval(values, key=jax.random.key(1), confidence=0.5)
+    wide = metrics.bootstrap_interval(values, key=jax.random.key(1), confidence=0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_bootstrap_interval_covers_the_truth():
+    samples = RNG.normal(size=(200, 40))
+    f = lambda v: metrics.bootstrap_interval(v, key=jax.random.key(0), statistic=jnp.mean, resamples=300)
+    _, low, high = jax.jit(jax.vmap(f))(samples)
+    assert 0.88 < ((low < 0) & (high > 0)).mean() < 0.985
+
+
+def test_bootstrap_interval_is_reproducible_and_validated():
+    v, key = np.arange(9.0), jax.random.key(0)
+    assert metrics.bootstrap_interval(v, key=key) == metrics.bootstrap_interval(v, key=key)
+    assert all(jnp.isnan(x) for x in metrics.bootstrap_interval([1.0, np.nan, 2.0], key=key, statistic=jnp.nanmean))
+    assert metrics.bootstrap_interval([3], key=key) == (3, 3, 3)
+    for bad, message in (({"values": []}, r"got shape \(0,\)"), ({"values": [[1.0]]}, r"got shape \(1, 1\)"),
+                         ({"values": v, "confidence": 1.0}, "confidence is in"),
+                         ({"values": v, "resamples": 0}, "resamples >= 1")):
+        with pytest.raises(ValueError, match=message):
+            metrics.bootstrap_interval(**bad, key=key)
+
+
+def test_summarise_counts_what_it_leaves_out():
+    table = {"mse": [1.0, 2.0, 6.0], "pearson": jnp.array([jnp.nan, 0.5, 0.5]), "empty": [np.nan]}
+    got = metrics.summarise(table, key=jax.random.key(0), statistic=jnp.mean)
+    assert list(got) == list(table)
+    assert got["mse"].value == 3 and got["mse"].count == 3 and type(got["mse"].low) is float
+    assert got["pearson"] == (0.5, 0.5, 0.5, 2, 1)
+    assert np.isnan(got["empty"].value) and got["empty"][3:] == (0, 1)
+    with pytest.raises(ValueError, match=r"got shape \(1, 1\)"):
+        metrics.summarise({"x": [[1.0]]}, key=jax.random.key(0))

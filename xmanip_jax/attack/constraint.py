@@ -1,0 +1,60 @@
+"""Where an attack may go: projections `(pixels, clean) -> pixels`, all inside the pixel box [0, 1].
+
+Budgets are in [0, 1] pixels. The clean image must lie in the box, so every set is non-empty.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Constraint
+
+__all__ = ["box", "l0", "l2", "linf"]
+
+
+def box() -> Constraint:
+    """Any image: pixels in [0, 1] (Dombrowski et al. 2019 set no other budget)."""
+    return lambda pixels, clean: jnp.clip(pixels, 0, 1)
+
+
+def linf(epsilon: float) -> Constraint:
+    """No channel of a pixel moves by more than epsilon."""
+    _positive("epsilon", epsilon)
+    return lambda pixels, clean: jnp.clip(jnp.clip(pixels, clean - epsilon, clean + epsilon), 0, 1)
+
+
+def l2(epsilon: float) -> Constraint:
+    """The image moves by at most epsilon in the Euclidean norm over all pixels and channels.
+
+    The ball first, then the box: clipping towards a clean image inside the box shortens the move.
+    """
+    _positive("epsilon", epsilon)
+
+    def project(pixels, clean):
+        move = pixels - clean
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(move**2), 1e-30))
+        return jnp.clip(clean + move * jnp.minimum(1, epsilon / norm), 0, 1)
+
+    return project
+
+
+def l0(pixels: int) -> Constraint:
+    """At most `pixels` pixels change, in any of their channels (PGD_0 of Croce and Hein 2019).
+
+    Exact: kept are those whose move, once clipped to the box, takes back the most squared distance.
+    """
+    _positive("pixels", pixels)
+    budget = int(pixels)
+
+    def project(moved, clean):
+        boxed = jnp.clip(moved, 0, 1)
+        gain = jnp.sum((moved - clean) ** 2 - (moved - boxed) ** 2, axis=-1).ravel()
+        kept = jax.lax.top_k(gain, min(budget, gain.size))[1]
+        mask = jnp.zeros(gain.size, bool).at[kept].set(True).reshape(moved.shape[:-1])
+        return jnp.where(mask[..., None], boxed, clean)
+
+    return project
+
+
+def _positive(name, value):
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")

@@ -1,0 +1,251 @@
+"""The attack on the input: one jitted step in a host loop, the best iterate judged under the original model."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .. import explain, smooth
+from ..types import Array, ArrayLike, Constraint, Explanation, Model, Objective
+from . import constraint as constraints
+from . import objective as objectives
+from .objective import View
+
+__all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "ZeroGradientError", "manipulation"]
+
+DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1e4, objectives.keep_output()))
+
+
+class ZeroGradientError(ValueError):
+    """The objective does not depend on the image to first order: the attack could not move."""
+
+
+class Manipulated(NamedTuple):
+    """The outcome of an attack, batched; every value belongs to the ORIGINAL model at the best iterate."""
+
+    pixels: Array  # Float[b, h, w, c] in [0, 1]
+    heatmap: Array  # Float[b, h', w']
+    logits: Array  # Float[b, classes]
+    clean: View  # the start, batched
+    loss: Array  # Float[b], the objective
+    step: Array  # Int[b], when the best iterate was found; 0: no admissible iterate beat the clean image
+
+
+class Progress(NamedTuple):
+    """What a callback is told, on the host: numpy arrays over the batch."""
+
+    step: int
+    steps: int
+    loss: np.ndarray  # under the surrogate, at the current iterate
+    best: np.ndarray  # under the original model, at the best iterate
+    heatmap: np.ndarray  # of the best iterate
+    done: np.ndarray  # images that stopped early
+
+
+class _State(NamedTuple):
+    pixels: Array
+    optimizer: Any
+    best: View
+    best_loss: Array
+    best_step: Array
+    done: Array
+    loss: Array
+    moving: Array
+
+
+def manipulation(
+    explanation: Explanation, *, steps: int = 300, optimizer: optax.GradientTransformation | None = None,
+    objective: Objective = DEFAULT_OBJECTIVE, constraint: Constraint | None = None,
+    surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
+    accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
+    stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
+    start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+) -> Callable[..., Manipulated]:
+    """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
+
+    It minimises `objective` over the pixels by projected gradient steps on the surrogate model and returns, for each
+    image, the iterate with the lowest objective under the original model among those that `accept` admits. Images do
+    not interact. One compilation serves all calls of one shape; pass a model with large parameters as
+    `jax.tree_util.Partial(apply, params)`, so that they are arguments of the compiled step and not constants in it.
+
+    Args:
+      explanation: what to manipulate, differentiated in every step.
+      steps: gradient steps per restart.
+      optimizer: any optax transformation of one image's pixels; default Adam at `default_learning_rate`.
+      objective: `(now, clean, goal) -> Float[]`; default N^2 mse(heat map, goal) + 1e4 mse(probabilities).
+      constraint: projection after each step, from `attack.constraint`; default the pixel box.
+      surrogate: from `xmanip_jax.smooth`; default `smooth.relative()`.
+      judged_by: the explanation of the verdict, when the attack uses a cheaper one (fewer integration steps, say).
+      accept: which iterates count; default those that keep the predicted class.
+      stop: `(now, clean, goal) -> Bool[]`, tested when judging; an image that meets it stops, all: the loop ends.
+      judge_every: steps between two verdicts (2 forward passes each for a gradient).
+      restarts: repetitions, the first from the clean image (plus `start_noise`), the others from noise.
+      start_noise: half-width of the uniform noise added to the start, in pixels; restarts use at least 1/255.
+      preprocess: pixels -> the network's input, one image; maps are taken at the network's input.
+
+    The returned function takes
+      model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1];
+      goal: what the objective compares with, batched (for the default: heat maps Float[b, h', w'] that sum to 1), or None;
+      labels: Int[b], the classes explained; default the clean predictions;
+      key: a typed PRNG key; one is split off for every image, and a fresh one drawn in every step;
+      callback: called with a Progress at every verdict.
+
+    Raises ValueError for bad input before any computation, and ZeroGradientError after the first step when the gradient
+    vanishes identically, as it does for the gradient of a piecewise linear model without a surrogate.
+    """
+    for name, value in (("steps", steps), ("judge_every", judge_every), ("restarts", restarts)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if start_noise < 0:
+        raise ValueError(f"start_noise must not be negative, got {start_noise}")
+    project = constraint or constraints.box()
+    surrogate = surrogate or smooth.relative()
+    optimizer = optimizer or default_optimizer(steps)
+    judge_explanation = judged_by or explanation
+
+    def view(e, f, pixels, label, key):
+        map, logits = explain.with_logits(e)(f, preprocess(pixels), label, key=key)
+        return View(pixels, explain.heatmap(map), logits)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def begin(model, pixels, label, goal, key):
+        settings = surrogate.fit(model, preprocess(pixels))
+        clean = view(judge_explanation, model, pixels, label, key)
+        return settings, clean, objective(clean, clean, goal)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, 0, None))
+    def restart(clean_pixels, key, noise):
+        shape, dtype = clean_pixels.shape, clean_pixels.dtype
+        pixels = clean_pixels + jax.random.uniform(key, shape, dtype, -noise, noise)
+        pixels = project(pixels, clean_pixels)
+        return pixels, optimizer.init(pixels)
+
+    @partial(jax.jit, donate_argnames="state")
+    def step(model, state, settings, clean, goal, label, key, i):
+        t = i / max(steps - 1, 1)
+
+        def one(state, settings, clean, goal, label, key):
+            def loss(pixels):
+                f = surrogate.rewrite(model, settings, t)
+                return objective(view(explanation, f, pixels, label, jax.random.fold_in(key, i)), clean, goal)
+
+            value, gradient = jax.value_and_grad(loss)(state.pixels)
+            update, optimizer_state = optimizer.update(gradient, state.optimizer, state.pixels)
+            pixels = project(optax.apply_updates(state.pixels, update), clean.pixels)
+            moved = state._replace(pixels=pixels, optimizer=optimizer_state, loss=value,
+                                   moving=jnp.any(gradient != 0))
+            return jax.tree.map(lambda new, old: jnp.where(state.done, old, new), moved, state)
+
+        return jax.vmap(one)(state, settings, clean, goal, label, key)
+
+    @partial(jax.jit, donate_argnames="state")
+    def judge(model, state, clean, goal, label, key, i):
+        def one(state, clean, goal, label, key):
+            now = view(judge_explanation, model, state.pixels, label, key)
+            value = objective(now, clean, goal)
+            better = accept(now, clean, goal) & (value < state.best_loss) & ~state.done
+            best, best_loss, best_step = jax.tree.map(
+                lambda new, old: jnp.where(better, new, old), (now, value, i), (state.best, state.best_loss, state.best_step))
+            done = state.done if stop is None else state.done | (accept(now, clean, goal) & stop(now, clean, goal))
+            return state._replace(best=best, best_loss=best_loss, best_step=best_step, done=done)
+
+        return jax.vmap(one)(state, clean, goal, label, key)
+
+    def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
+                   key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
+        pixels = _checked_pixels(pixels)
+        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
+        classes, map_shape = _shapes(model, judge_explanation, preprocess, pixels)
+        goal = _checked_goal(goal, len(pixels), map_shape)
+        labels = _predictions(model, preprocess, pixels) if labels is None else _checked_labels(labels, pixels, classes)
+        keys = jax.random.split(key, len(pixels))
+        settings, clean, loss = begin(model, pixels, labels, goal, keys)
+        best = jax.tree.map(jnp.copy, clean), loss, jnp.zeros(len(pixels), jnp.int32)
+        done = jnp.zeros(len(pixels), bool)
+        for r in range(restarts):
+            noise = max(start_noise, 1 / 255) if r else start_noise
+            start, optimizer_state = restart(pixels, jax.vmap(lambda k: jax.random.fold_in(k, steps + r))(keys), noise)
+            state = _State(start, optimizer_state, *best, done, jnp.zeros(len(pixels)), jnp.ones(len(pixels), bool))
+            for i in range(steps):
+                state = step(model, state, settings, clean, goal, labels, keys, i)
+                if i == r == 0:
+                    _check_moving(state, goal)
+                if (i + 1) % judge_every == 0 or i + 1 == steps:
+                    state = judge(model, state, clean, goal, labels, keys, r * steps + i + 1)
+                    if callback:
+                        callback(Progress(r * steps + i + 1, restarts * steps, *jax.device_get(
+                            (state.loss, state.best_loss, state.best.heatmap, state.done))))
+                    if stop is not None and bool(state.done.all()):
+                        break
+            best, done = (state.best, state.best_loss, state.best_step), state.done
+        found, loss, at = best
+        return Manipulated(found.pixels, found.heatmap, found.logits, clean, loss, at)
+
+    return manipulate
+
+
+def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:
+    """Adam with a cosine decay to zero over `steps`; the rate is in pixels."""
+    if not learning_rate > 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+
+
+@partial(jax.jit, static_argnames="preprocess")
+def _predictions(model, preprocess, pixels):
+    return jax.vmap(lambda p: model(preprocess(p)).argmax())(pixels)
+
+
+def _checked_pixels(pixels):
+    host = np.asarray(pixels)
+    if host.ndim != 4 or not len(host):
+        raise ValueError(f"pixels are Float[b, h, w, c] with b >= 1, got shape {host.shape}")
+    if not np.isfinite(host).all():
+        raise ValueError("pixels contain NaN or infinite values")
+    if host.min() < 0 or host.max() > 1:
+        raise ValueError(f"pixels lie in [0, 1], got [{host.min():g}, {host.max():g}]")
+    return jnp.asarray(pixels)
+
+
+def _shapes(model, explanation, preprocess, pixels):
+    """(number of classes, shape of the heat map), by abstract evaluation: nothing is computed."""
+    key = jax.random.key(0)
+    one = lambda p: explain.with_logits(explanation)(model, preprocess(p), 0, key=key)
+    map, logits = jax.eval_shape(one, pixels[0])
+    return logits.shape[0], map.shape[:2]
+
+
+def _checked_goal(goal, batch, map_shape):
+    if goal is None:
+        return None
+    host = np.asarray(goal)
+    if host.shape != (batch, *map_shape):
+        raise ValueError(f"the target maps have shape {host.shape}, expected {(batch, *map_shape)}")
+    sums = host.reshape(batch, -1).sum(1)
+    if not np.isfinite(host).all() or host.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+        raise ValueError(f"a target map is non-negative, finite and sums to 1, got sums {sums} and minimum {host.min():g}")
+    return jnp.asarray(goal)
+
+
+def _checked_labels(labels, pixels, classes):
+    host = np.asarray(labels)
+    if host.shape != (len(pixels),) or not np.issubdtype(host.dtype, np.integer):
+        raise ValueError(f"labels are Int[{len(pixels)}], got {host.dtype}{list(host.shape)}")
+    if host.min() < 0 or host.max() >= classes:
+        raise ValueError(f"a class lies in 0..{classes - 1}, got {host.min()} to {host.max()}")
+    return jnp.asarray(labels)
+
+
+def _check_moving(state, goal):
+    stuck = ~np.asarray(state.moving) & ~((np.asarray(state.loss) == 0) & (goal is not None))
+    if stuck.any():
+        raise ZeroGradientError(
+            f"the objective's gradient is exactly zero for image {int(stuck.argmax())}: a piecewise linear model has "
+            "no second derivative; set surrogate=smooth.relative() (or start_noise, for objectives that are flat at "
+            "the clean image)")

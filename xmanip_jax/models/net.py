@@ -1,0 +1,43 @@
+"""A module as pure functions of its parameters: what training, defences and fooling differentiate."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+__all__ = ["Net", "functional"]
+
+
+class Net(NamedTuple):
+    """apply(params, state, x: Float[h, w, c]) -> logits Float[classes], in evaluation.
+
+    train_apply(params, state, xs: Float[b, h, w, c], key=None) -> (logits Float[b, classes], state): BatchNorm
+    normalises with the batch and updates its running statistics, dropout draws from the key.
+    """
+
+    apply: Callable[..., Any]
+    train_apply: Callable[..., Any]
+
+
+def functional(module: nnx.Module) -> tuple[Net, Any, Any]:
+    """Split a module into (net, params, state); the module itself is left alone.
+
+    params holds what is trained, state the running statistics: nested dicts of arrays, named as in the module.
+    """
+    module = nnx.clone(module)
+    module.set_attributes(nnx.Dropout, rngs=None, raise_if_not_found=False)
+    module.eval()
+    eval_def, params, state = nnx.split(module, nnx.Param, ...)
+    module.train()
+    train_def = nnx.graphdef(module)
+
+    def apply(params, state, x):
+        return nnx.merge(eval_def, params, state, copy=True)(x)
+
+    def train_apply(params, state, xs, key=None):
+        live = nnx.merge(train_def, params, state, copy=True)
+        if key is not None:
+            live.set_attributes(nnx.Dropout, rngs=nnx.Rngs(key), raise_if_not_found=False)
+        return live(xs), nnx.to_pure_dict(nnx.state(live, nnx.Not(nnx.Any(nnx.Param, nnx.RngState))))
+
+    return Net(apply, train_apply), nnx.to_pure_dict(params), nnx.to_pure_dict(state)

@@ -1,0 +1,88 @@
+"""Pooling of [..., h, w, c] arrays with torch's sizes and ties, cheap to differentiate twice."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+__all__ = ["avg_pool", "global_avg_pool", "max_pool", "pooled_size"]
+
+
+def pooled_size(size: int, window: int, stride: int, ceil: bool = False) -> int:
+    """How many windows fit along an axis; with `ceil` the last may stick out, but starts inside (torch's rule)."""
+    steps = size - window
+    count = (-(-steps // stride) if ceil else steps // stride) + 1
+    if ceil and (count - 1) * stride >= size:
+        count -= 1
+    if count < 1:
+        raise ValueError(f"a pooling window of {window} does not fit into an axis of {size}")
+    return count
+
+
+# XLA differentiates reduce_window's derivative slowly on CPU. Here the first derivative is a sum of masked slices,
+# whose own derivative is the same sum again.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: ArrayLike, window: int, stride: int, ceil: bool = False) -> Array:
+    """Maximum over square windows: x [..., h, w, c] -> [..., h', w', c].
+
+    Parts of a window that stick out of the input (`ceil`, right and bottom only) count as -inf. On ties the
+    derivative goes to the first position in row-major order, as in torch. Every order of forward and reverse
+    derivative works; the choice of the winner is piecewise constant. In a jaxpr this is one equation, `max_pool`.
+
+    Raises ValueError when no window fits.
+
+    >>> import jax.numpy as jnp
+    >>> max_pool(jnp.arange(9.0).reshape(3, 3, 1), 2, 2, ceil=True)[..., 0]
+    Array([[4., 5.],
+           [7., 8.]], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    lead = (1,) * (x.ndim - 3)
+    ends = [_overhang(size, window, stride, ceil) for size in x.shape[-3:-1]]
+    padding = [(0, 0)] * len(lead) + [(0, end) for end in ends] + [(0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (*lead, window, window, 1), (*lead, stride, stride, 1), padding)
+
+
+@max_pool.defjvp
+def _max_pool_jvp(window, stride, ceil, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    # Rows inside columns: the first of the winning columns in the first winning row is the row-major first.
+    out, pooled = lax.stop_gradient(x), dx
+    for axis in (-2, -3):
+        parts = _slices(out, axis, window, stride, ceil, -jnp.inf)
+        best, winner = parts[0], jnp.zeros(parts[0].shape, jnp.uint8)
+        for k, part in enumerate(parts[1:], 1):
+            best, winner = jnp.maximum(best, part), jnp.where(part > best, jnp.uint8(k), winner)
+        moved = _slices(pooled, axis, window, stride, ceil, 0)
+        pooled = sum(jnp.where(winner == k, part, 0) for k, part in enumerate(moved))
+        out = best
+    return max_pool(x, window, stride, ceil), pooled
+
+
+def _slices(x, axis, window, stride, ceil, fill):
+    """The `window` strided slices along an axis whose elementwise maximum is the pooling along that axis."""
+    count = pooled_size(x.shape[axis], window, stride, ceil)
+    widths = [(0, 0, 0)] * x.ndim
+    widths[axis] = (0, _overhang(x.shape[axis], window, stride, ceil), 0)
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), widths)
+    return [lax.slice_in_dim(x, k, k + (count - 1) * stride + 1, stride, axis) for k in range(window)]
+
+
+def _overhang(size, window, stride, ceil):
+    """Positions to append so that the windows cover the axis; negative ones drop the rest that no window covers."""
+    return (pooled_size(size, window, stride, ceil) - 1) * stride + window - size
+
+
+def avg_pool(x: ArrayLike, window: int, stride: int) -> Array:
+    """Mean over square windows that lie inside the input: x [..., h, w, c] -> [..., h', w', c]."""
+    x = jnp.asarray(x)
+    lead = (1,) * (x.ndim - 3)
+    total = lax.reduce_window(x, 0.0, lax.add, (*lead, window, window, 1), (*lead, stride, stride, 1), "VALID")
+    return total / window**2
+
+
+def global_avg_pool(x: ArrayLike) -> Array:
+    """Mean over the image: x [..., h, w, c] -> [..., c]."""
+    return jnp.mean(x, axis=(-3, -2))

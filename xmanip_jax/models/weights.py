@@ -1,0 +1,111 @@
+"""Weights between files, torch's names and layouts, and flax nnx modules."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from .errors import WeightsError
+from .torch_pickle import read_torch_pickle
+
+__all__ = ["WeightsError", "load_weights", "read_tensors", "save_weights"]
+
+_READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_pickle}
+_TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of a .safetensors file, or of a .pth file in torch's format before 1.6 (a bare pickle).
+
+    The pickle is read without torch, and nothing in it is executed: it may name ordered dictionaries and tensors only.
+
+    Raises FileNotFoundError, or WeightsError naming the file and the reason.
+    """
+    path = Path(path)
+    if path.suffix not in _READERS:
+        raise WeightsError(f"{path}: unknown suffix {path.suffix!r}, expected one of {', '.join(_READERS)}")
+    data = path.read_bytes()
+    try:
+        return _READERS[path.suffix](data)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except Exception as error:  # damaged bytes make unpickling raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"{path}: damaged or truncated ({reason})") from error
+
+
+def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, np.ndarray]) -> nnx.Module:
+    """Fill a module in place, from a file or from named arrays, and return it.
+
+    Names are torch's (`layer.weight` as OIHW or (out, in), `bn.running_mean`), or the module's own (`layer.kernel` as
+    HWIO or (in, out), `bn.mean`). `num_batches_tracked` is ignored.
+
+    Raises WeightsError listing every missing and unexpected name and every wrong shape; the module is then unchanged.
+    """
+    source = "the given tensors" if isinstance(weights, Mapping) else os.fspath(weights)
+    tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
+    tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] != "num_batches_tracked"}
+    slots, found, problems = _slots(module), {}, []
+    for slot in slots:
+        name = next((n for n in (slot.torch_name, slot.own_name) if n in tensors), None)
+        if name is None:
+            problems.append(f"missing {slot.torch_name}")
+            continue
+        tensor, is_torch = np.asarray(tensors.pop(name)), name == slot.torch_name
+        expected = tuple(slot.shape[axis] for axis in _torch_axes(slot.shape)) if is_torch else slot.shape
+        if tensor.shape != expected:
+            problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
+        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch else tensor
+    problems += [f"unexpected {name}" for name in tensors]
+    if problems:
+        raise WeightsError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
+    filled = [(slot.path, slot.variable.replace(jnp.asarray(found[slot.path], slot.variable.dtype))) for slot in slots]
+    nnx.update(module, nnx.from_flat_state(filled))
+    return module
+
+
+def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
+    """Write parameters and running statistics as .safetensors with torch's names and layouts; all or nothing."""
+    path = Path(path)
+    tensors = {slot.torch_name: np.ascontiguousarray(np.transpose(slot.variable[...], _torch_axes(slot.shape)))
+               for slot in _slots(module)}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(safetensors.numpy.save(tensors))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Slot(NamedTuple):
+    """One array of a module: where it is, its name there and in torch, its shape, and the variable that holds it."""
+
+    path: tuple
+    own_name: str
+    torch_name: str
+    shape: tuple[int, ...]
+    variable: nnx.Variable
+
+
+def _slots(module):
+    slots = []
+    for path, variable in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat))):
+        *prefix, last = map(str, path)
+        torch_name = ".".join([*prefix, _TORCH_NAMES.get(last, last)])
+        slots.append(_Slot(path, ".".join([*prefix, last]), torch_name, tuple(variable.shape), variable))
+    return slots
+
+
+def _own_axes(shape):
+    """OIHW -> HWIO, (out, in) -> (in, out), vectors as they are."""
+    return (2, 3, 1, 0) if len(shape) == 4 else tuple(reversed(range(len(shape))))
+
+
+def _torch_axes(shape):
+    """HWIO -> OIHW, (in, out) -> (out, in), vectors as they are."""
+    return (3, 2, 0, 1) if len(shape) == 4 else tuple(reversed(range(len(shape))))
