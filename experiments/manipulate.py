@@ -20,12 +20,12 @@ from typing import Literal
 
 import jax
 import numpy as np
+import report
+import runs
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import report
-import runs
 from xmanip_jax import attack, data, explain, models, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
@@ -57,7 +57,7 @@ class Config:
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
     """Steps of Adam (the paper: 1500)."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """In [0, 1] pixels, decaying to 0 as a cosine."""
     constraint: Literal["box", "linf", "l2", "l0"] = "box"
     """Where the image may go; the paper allows the whole pixel box."""
@@ -65,8 +65,8 @@ class Config:
     """The budget: of linf and l2 in [0, 1] pixels, of l0 a number of pixels."""
     surrogate: Literal["relative", "absolute", "none"] = "relative"
     """The smooth network that is attacked; absolute is the paper's beta 10 -> 100."""
-    output_weight: float = 1e5
-    """Weight of the mean squared change of the probabilities, beside N^2 mse of the maps."""
+    output_weight: float = 1.0
+    """Weight of the divergence of the output (nats), beside N^2 mse of the maps."""
     size: int | None = None
     """Side of the images in pixels; default: what the network was trained on."""
     batch: int = 8

@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import check_derivatives
 
 from xmanip_jax import attack, explain, smooth
-
-from checks import check_derivatives
 
 rng = np.random.default_rng(0)
 PARAMS = {"a": np.float32(rng.normal(size=(3, 3, 3, 8)) / 4), "b": np.float32(rng.normal(size=(3, 3, 8, 8)) / 6),

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import check_derivatives
 
 from xmanip_jax import explain, smooth
-
-from checks import check_derivatives
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)

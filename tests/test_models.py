@@ -14,7 +14,7 @@ from jax import lax
 from oracles.make_model_oracles import POOLINGS, SEEDED, TRAINED, seeded_images, seeded_weight, tied_image
 
 from xmanip_jax import data, rewrite
-from xmanip_jax.models import NETWORKS, VGG16, CifarResNet, SmallCNN, functional, load, max_pool
+from xmanip_jax.models import NETWORKS, VGG16, CifarResNet, functional, load, max_pool
 from xmanip_jax.models.pooling import avg_pool, pooled_size
 
 ORACLES = np.load(pathlib.Path(__file__).parent / "oracles" / "models.npz")
@@ -82,18 +82,18 @@ def test_vgg_with_a_linear_head_takes_any_size_and_bad_options_are_refused():
         CifarResNet(depth=18, rngs=nnx.Rngs(0))
 
 
-def test_training_updates_the_running_statistics_and_leaves_the_module_alone():
-    module = CifarResNet(depth=8, rngs=nnx.Rngs(0))
-    net, params, state = functional(module)
-    xs = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+def test_training_normalises_with_the_batch_and_updates_the_running_statistics(monkeypatch):
+    _, _, net, params, state, *_ = untrained("cifar10_resnet20", monkeypatch, seeded_weight)
+    xs = seeded_images(4, 8, 8, 3)
     logits, new = jax.jit(net.train_apply)(params, state, xs, jax.random.key(1))
-    assert logits.shape == (4, 10) and jax.tree.structure(new) == jax.tree.structure(state)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
     first = lax.conv_general_dilated(xs, params["conv1"]["kernel"], (1, 1), "SAME",
                                      dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(new["bn1"]["mean"], 0.1 * first.mean((0, 1, 2)), atol=1e-6)
-    assert not np.allclose(logits, module(xs), atol=1e-3)
-    np.testing.assert_allclose(jax.jit(net.apply)(params, state, xs[0]), module(xs[0]), atol=1e-5)
-    assert not np.allclose(net.apply(params, new, xs[0]), module(xs[0]), atol=1e-3)
+    for statistic, expected in (("mean", first.mean((0, 1, 2))), ("var", first.var((0, 1, 2)))):
+        expected = 0.9 * state["bn1"][statistic] + 0.1 * expected
+        np.testing.assert_allclose(new["bn1"][statistic], expected, rtol=1e-4, atol=1e-6)
+    evaluated = jax.jit(net.apply)(params, state, xs)
+    assert logits.shape == evaluated.shape == (4, 10) and not np.allclose(logits, evaluated, atol=1e-2)
 
 
 def test_dropout_draws_from_the_key_in_training_only():
@@ -114,10 +114,11 @@ def test_dropout_draws_from_the_key_in_training_only():
 
 
 def test_networks_differentiate_twice_in_input_and_parameters(x64):
-    net, params, state = functional(SmallCNN(act=jax.nn.softplus, rngs=nnx.Rngs(0)))
-    double = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)
-    x = jnp.asarray(seeded_images(8, 8, 1), jnp.float64)
-    check_derivatives(lambda p: net.apply(p[0], state, p[1])[3], (double(params), x))
+    weights = {n: seeded_weight(n, shape) for n, shape in SHAPES["small_cnn"].items()}
+    network = load("small_cnn", weights, act=jax.nn.softplus)
+    given = (network.params, seeded_images(8, 8, 1))
+    check_derivatives(lambda g: network.net.apply(g[0], network.state, g[1])[3],
+                      jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), given))
 
 
 def test_efficientnet_names_the_photographs():
@@ -137,22 +138,26 @@ def test_accuracy_on_500_images(name, dataset, correct):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "dataset", "n", "correct"), [("cifar10_resnet20", "cifar10", 10000, 9173),
-                                                               ("cifar10_resnet56", "cifar10", 2000, 1859),
+                                                               ("cifar10_resnet56", "cifar10", 2000, 1875),
                                                                ("small_cnn", "mnist", 10000, 9841)])
 def test_accuracy_on_the_test_split(name, dataset, n, correct):
+    # ResNet-56: 1859 on the first 2000 of CIFAR-10's own order, which preparing the set shuffles; 9339 on all.
     assert _correct(name, dataset, n) == correct
 
 
-@pytest.mark.slow
 def test_squeezenet_is_right_on_every_photograph():
-    network = pretrained("squeezenet1_1")
+    network = pretrained("squeezenet1_1")  # skips without a data folder
     photographs = data.read_folder(data.data_dir() / "nips2017", size=227)
     assert _hits(network, photographs.images, photographs.labels) == len(photographs.labels) == 62
 
 
 def _correct(name, dataset, n):
     network = pretrained(name)
-    return _hits(network, *data.load_dataset(dataset, "test", limit=n))
+    try:
+        images, labels = data.load_dataset(dataset, "test", limit=n)
+    except data.DatasetError as error:
+        pytest.skip(str(error))
+    return _hits(network, images, labels)
 
 
 def _hits(network, images, labels, batch=250):

@@ -5,13 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import check_derivatives
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from xmanip_jax import rewrite
-
-from checks import check_derivatives
 
 pytestmark = pytest.mark.usefixtures("x64")
 smooth = lambda z: jnp.logaddexp(3 * z, 0) / 3

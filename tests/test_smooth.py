@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import check_derivatives
 from jax import lax
 
 from xmanip_jax import rewrite, smooth
-
-from checks import check_derivatives
 
 pytestmark = pytest.mark.usefixtures("x64")
 z = np.linspace(-3, 9, 41)

@@ -6,6 +6,7 @@ import pickle
 import struct
 import sys
 import types
+from functools import partial
 
 import jax
 import numpy as np
@@ -31,18 +32,17 @@ def arrays(module):
     return {path: np.asarray(v[...]) for path, v in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))}
 
 
-def small(seed=0):
-    return SmallCNN(channels=3, rngs=nnx.Rngs(seed))
-
-
-@pytest.fixture(scope="module")
-def tiny_resnet():
-    """A module with BatchNorm whose every array is distinct."""
-    module = CifarResNet(depth=8, rngs=nnx.Rngs(1))
+def filled(build, seed=0):
+    """A module whose every array is random; drawing it with flax would compile for each shape."""
+    module, rng = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))), np.random.default_rng(seed)
     state = nnx.state(module, (nnx.Param, nnx.BatchStat))
-    rng = np.random.default_rng(0)
-    nnx.update(module, jax.tree.map(lambda v: rng.normal(size=v.shape).astype(np.float32), state))
+    draw = lambda v: jax.numpy.asarray(rng.uniform(0.1, 1, v.shape).astype(np.float32))
+    nnx.update(module, jax.tree.map(draw, state))
     return module
+
+
+small = partial(filled, partial(SmallCNN, channels=3))
+resnet = partial(filled, partial(CifarResNet, depth=8))
 
 
 @pytest.fixture
@@ -101,14 +101,15 @@ def legacy_file(path, tensors, cut=0):
     return path
 
 
-def test_saved_weights_load_again_and_carry_torch_names_and_layouts(tmp_path, tiny_resnet):
+def test_saved_weights_load_again_and_carry_torch_names_and_layouts(tmp_path):
     file = tmp_path / "net.safetensors"
-    save_weights(tiny_resnet, file)
+    saved = resnet(1)
+    save_weights(saved, file)
     names = {name: t.shape for name, t in read_tensors(file).items()}
     assert names["layer2.0.conv1.weight"] == (32, 16, 3, 3) and names["linear.weight"] == (10, 64)
     assert names["layer1.0.bn1.running_var"] == (16,) == names["bn1.weight"]
-    copy = load_weights(CifarResNet(depth=8, rngs=nnx.Rngs(0)), file)
-    jax.tree.map(np.testing.assert_array_equal, arrays(copy), arrays(tiny_resnet))
+    copy = load_weights(resnet(2), file)
+    jax.tree.map(np.testing.assert_array_equal, arrays(copy), arrays(saved))
     kernel = np.asarray(copy.layer2[0].conv1.kernel[...])
     np.testing.assert_array_equal(read_tensors(file)["layer2.0.conv1.weight"][5, 3], kernel[:, :, 3, 5])
     assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
@@ -239,7 +240,7 @@ def test_loading_takes_a_file_or_arrays_and_another_activation(tmp_path):
     from_file = load("small_cnn_cifar10", tmp_path / "net.safetensors")
     np.testing.assert_allclose(from_file.model(from_file.preprocess(x)), module(x), rtol=1e-6)
     from_arrays = load("small_cnn_cifar10", read_tensors(tmp_path / "net.safetensors"), act=jax.nn.softplus)
-    smooth = load_weights(SmallCNN(channels=3, act=jax.nn.softplus, rngs=nnx.Rngs(0)), tmp_path / "net.safetensors")
+    smooth = load_weights(filled(partial(SmallCNN, channels=3, act=jax.nn.softplus)), tmp_path / "net.safetensors")
     np.testing.assert_allclose(from_arrays.model(x), smooth(x), rtol=1e-6)
     assert from_file.input_shape == (32, 32, 3) and from_file.num_classes == 10
     with pytest.raises(WeightsError, match=r"conv1\.weight has shape \(16, 3, 4, 4\), expected \(16, 1, 4, 4\)"):

