@@ -20,13 +20,14 @@ from typing import Literal
 
 import jax
 import numpy as np
-import report
-import runs
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from xmanip_jax import attack, data, explain, models, plot, smooth
+import inputs
+import report
+import runs
+from xmanip_jax import attack, explain, models, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
 SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
@@ -102,60 +103,22 @@ def checked(config):
         if (value := getattr(config, name)) is not None and not value > 0:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
     if (config.constraint == "box") != (config.epsilon is None):
-        raise ValueError(f"--constraint {config.constraint} takes {'no' if config.constraint == 'box' else 'an'} --epsilon")
+        wanted = "no" if config.constraint == "box" else "an"
+        raise ValueError(f"--constraint {config.constraint} takes {wanted} --epsilon")
     if config.images and config.dataset:
         raise ValueError("choose one of --images and --dataset")
     if config.resume and config.out is None:
         raise ValueError("--resume needs the run folder: --out")
 
 
-def read_images(config, network):
-    """(names, images Float[n, h, w, c], targets Float[n, h, w, c]); each of many gets the next one's explanation."""
-    side = config.size or network.input_shape[0]
-    if config.dataset:
-        images, labels = data.load_dataset(config.dataset, "test")
-        wanted = config.count or 200
-        right = []
-        for start in range(0, len(images), 500):
-            chunk = slice(start, start + 500)
-            right += list(start + np.flatnonzero(predict(network, images[chunk]) == labels[chunk]))
-            if len(right) >= wanted:
-                break
-        images = images[right[:wanted]]
-        names = [f"{config.dataset}-test-{i}" for i in right[:wanted]]
-    elif config.images:
-        names, images, _ = data.read_folder(config.images, side)
-        names, images = list(names[:config.count]), images[:config.count]
-    else:
-        read = lambda name: data.read_image(name, side) if Path(name).suffix else data.photograph(name, side)
-        names, images = [config.image], np.stack([read(config.image), read(config.target_image)])
-    if images.shape[-1] != network.input_shape[2]:
-        raise ValueError(f"{config.network} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
-    if len(names) == 1 == len(images) - 1:
-        return names, images[:1], images[1:]
-    if len(images) < 2:
-        raise ValueError(f"{len(images)} images found: each needs another one as its target")
-    return names, images, np.roll(images, -1, axis=0)
-
-
-@jax.jit
-def _predict(model, x):
-    return jax.vmap(model)(x).argmax(1)
-
-
-def predict(network, pixels):
-    """Int[n]: the predicted classes."""
-    return np.asarray(_predict(network.model, network.preprocess(pixels)))
-
-
 def attack_batches(config, network, images, targets, out, bar):
     """All batches as one dictionary of arrays; finished ones are read back."""
     width = float(np.mean(network.preprocess(np.float32(1)) - network.preprocess(np.float32(0))))
     attacked, judge = explanations(config.explanation, config.integration_steps, width)
-    constraint = CONSTRAINTS[config.constraint](config.epsilon)
     manipulate = attack.manipulation(
-        attacked, judged_by=judge, steps=config.steps, constraint=constraint, preprocess=network.preprocess,
-        surrogate=SURROGATES[config.surrogate](), optimizer=attack.default_optimizer(config.steps, config.learning_rate),
+        attacked, judged_by=judge, steps=config.steps, preprocess=network.preprocess,
+        constraint=CONSTRAINTS[config.constraint](config.epsilon), surrogate=SURROGATES[config.surrogate](),
+        optimizer=attack.default_optimizer(config.steps, config.learning_rate),
         objective=attack.weighted((1.0, attack.match_map()), (config.output_weight, attack.keep_output())))
 
     @jax.jit
@@ -177,7 +140,7 @@ def attack_batches(config, network, images, targets, out, bar):
             bar.update(task, completed=p.step, description=f"batch {label}",
                        status=f"loss {np.median(p.loss):.3f}  best {np.median(p.best):.3f}  r {correlation:.3f}")
 
-        y = predict(network, x)
+        y = inputs.predict(network, x)
         result = manipulate(network.model, x, goal, labels=y, key=key, callback=show)
         bar.update(task, completed=config.steps)
         return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
@@ -196,7 +159,7 @@ def main(config: Config) -> None:
     console = Console()
     checked(config)
     network = models.load(config.network, config.weights)
-    names, images, targets = read_images(config, network)
+    names, images, targets = inputs.read(config, network)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     out = config.out or Path("runs") / f"{config.network}-{config.explanation}-{stamp}"
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
@@ -219,9 +182,10 @@ def main(config: Config) -> None:
         "config": json.loads((out / "config.json").read_text()), **runs.environment(), "seconds": seconds,
         "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()}})
     single = len(images) == 1
-    figure = plot.manipulation(arrays, caption=report.caption(arrays, numbers)) if single else plot.manipulations(arrays)
-    plot.save(figure, out / "figure.png")
-    console.print(report.table(rows, f"{config.explanation} of {config.network}, {len(images)} image(s), {seconds:.0f} s"))
+    caption = report.caption(arrays, numbers)
+    plot.save(plot.manipulation(arrays, caption=caption) if single else plot.manipulations(arrays), out / "figure.png")
+    title = f"{config.explanation} of {config.network}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
+    console.print(report.table(rows, title))
     console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
 
 

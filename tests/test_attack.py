@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from checks import check_derivatives
 
+from checks import check_derivatives
 from xmanip_jax import attack, explain, smooth
 
 rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_the_map_moves_and_the_prediction_stays():
 
 def test_the_best_iterate_is_never_worse_than_the_clean_image():
     wild = make(optimizer=optax.sgd(1e6), steps=7)(model, PHOTOS, GOAL, key=KEY)
-    loss = jax.vmap(lambda h, l, c, g: attack.DEFAULT_OBJECTIVE(attack.View(None, h, l), c, g))
+    loss = jax.vmap(lambda h, z, c, g: attack.DEFAULT_OBJECTIVE(attack.View(None, h, z), c, g))
     np.testing.assert_allclose(wild.loss, loss(wild.heatmap, wild.logits, wild.clean, GOAL), rtol=1e-4)
     assert (wild.loss <= loss(wild.clean.heatmap, wild.clean.logits, wild.clean, GOAL) + 1e-6).all()
 
@@ -90,7 +90,8 @@ def test_early_stop_is_per_image():
     seen = []
     stop = lambda now, clean, goal: jnp.sum((now.heatmap - goal) ** 2) < jnp.sum((GOAL[0] - clean.heatmap) ** 2)
     never = lambda now, clean, goal: now.logits[0] > 1e9
-    result = make(stop=lambda *v: ~never(*v), steps=50, judge_every=5)(model, PHOTOS, GOAL, key=KEY, callback=seen.append)
+    at_once = make(stop=lambda *v: ~never(*v), steps=50, judge_every=5)
+    result = at_once(model, PHOTOS, GOAL, key=KEY, callback=seen.append)
     assert seen[-1].step == 5 and seen[-1].done.all() and (result.step <= 5).all()
     frozen = make(stop=stop, judge_every=5)(model, PHOTOS, GOAL, key=KEY)
     free = make(judge_every=5)(model, PHOTOS, GOAL, key=KEY)
@@ -192,8 +193,9 @@ def test_greedy_pixels_release_one_more_each_step():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("term", [
-    attack.match_map(), attack.keep_output(), attack.keep_logits(), attack.hide_top_k(3), attack.move_mass_center(),
-    attack.raise_region(np.eye(4, dtype=bool))], ids=["map", "output", "logits", "top_k", "center", "region"])
+    attack.match_map(), attack.keep_output(), attack.keep_probabilities(), attack.keep_logits(), attack.hide_top_k(3),
+    attack.move_mass_center(), attack.raise_region(np.eye(4, dtype=bool))],
+    ids=["map", "output", "probabilities", "logits", "top_k", "center", "region"])
 def test_derivatives_of_every_term(term):
     make = lambda seed: attack.View(None, np.random.default_rng(seed).dirichlet(np.ones(16)).reshape(4, 4),
                                     np.random.default_rng(seed).normal(size=5))

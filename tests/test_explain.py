@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import check_derivatives
 
+from checks import check_derivatives
 from xmanip_jax import explain, smooth
 
 pytestmark = pytest.mark.usefixtures("x64")

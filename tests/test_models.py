@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import check_derivatives
 from flax import nnx
 from jax import lax
 from oracles.make_model_oracles import POOLINGS, SEEDED, TRAINED, seeded_images, seeded_weight, tied_image
 
+from checks import check_derivatives
 from xmanip_jax import data, rewrite
 from xmanip_jax.models import NETWORKS, VGG16, CifarResNet, functional, load, max_pool
 from xmanip_jax.models.pooling import avg_pool, pooled_size

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import check_derivatives
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from checks import check_derivatives
 from xmanip_jax import rewrite
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import check_derivatives
 from jax import lax
 
+from checks import check_derivatives
 from xmanip_jax import rewrite, smooth
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -22,13 +22,13 @@ def test_softplus_values_and_derivatives(beta):
     np.testing.assert_allclose(second, beta * s * (1 - s), atol=1e-12)
 
 
-def test_float32_derivatives_are_absolutely_accurate():
-    for beta in (1.0, 10.0, 100.0):
-        v = np.linspace(-60, 60, 2001) / beta
-        second = jax.vmap(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, jnp.float32(beta)))))(jnp.float32(v))
-        s = 1 / (1 + np.exp(-beta * np.float64(np.float32(v))))
-        np.testing.assert_allclose(second, beta * s * (1 - s), atol=2e-7 * beta)
-        assert np.isfinite(jax.vmap(jax.grad(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, beta)))))(v)).all()
+@pytest.mark.parametrize("beta", [1.0, 10.0, 100.0])
+def test_float32_derivatives_are_absolutely_accurate(beta):
+    v = np.linspace(-60, 60, 2001) / beta
+    second = jax.vmap(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, jnp.float32(beta)))))(jnp.float32(v))
+    s = 1 / (1 + np.exp(-beta * np.float64(np.float32(v))))
+    np.testing.assert_allclose(second, beta * s * (1 - s), atol=2e-7 * beta)
+    assert np.isfinite(jax.vmap(jax.grad(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, beta)))))(v)).all()
 
 
 def test_relu6_within_ln2_over_beta():

@@ -122,7 +122,8 @@ def activation_scales(f: Model, x: Array, *, max_pool: bool = False) -> Array:
 class Surrogate(NamedTuple):
     """The model that an attack differentiates, changing along the attack.
 
-    fit(f, x) -> settings, one forward pass at the clean x;  rewrite(f, settings, t) -> the model at progress t in [0, 1].
+    fit(f, x) -> settings, one forward pass at the clean x;
+    rewrite(f, settings, t) -> the model at progress t in [0, 1].
     """
 
     fit: Callable[[Model, Array], Any]

@@ -19,6 +19,7 @@ from .sparse import greedy_pixels, release_pixels
 
 __all__ = [
     "DEFAULT_OBJECTIVE", "Manipulated", "Progress", "View", "ZeroGradientError", "box", "default_optimizer",
-    "greedy_pixels", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "l0", "l2", "linf", "manipulation", "match_map",
-    "move_mass_center", "raise_region", "release_pixels", "same_prediction", "top_k_hidden", "weighted",
+    "greedy_pixels", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "l0", "l2", "linf",
+    "manipulation", "match_map", "move_mass_center", "raise_region", "release_pixels", "same_prediction",
+    "top_k_hidden", "weighted",
 ]

@@ -11,6 +11,7 @@ import optax
 
 from .. import explain, smooth
 from ..types import Array, ArrayLike, Constraint, Explanation, Model, Objective
+from . import checks
 from . import constraint as constraints
 from . import objective as objectives
 from .objective import View
@@ -67,10 +68,11 @@ def manipulation(
 ) -> Callable[..., Manipulated]:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
-    It minimises `objective` over the pixels by projected gradient steps on the surrogate model, whose outputs are held to
-    its own at the clean image, and returns, for each image, the iterate with the lowest objective under the original model among those that `accept` admits. Images do
-    not interact. One compilation serves all calls of one shape; pass a model with large parameters as
-    `jax.tree_util.Partial(apply, params)`, so that they are arguments of the compiled step and not constants in it.
+    It minimises `objective` over the pixels by projected gradient steps on the surrogate model, whose outputs are held
+    to its own at the clean image, and returns, for each image, the iterate with the lowest objective under the original
+    model among those that `accept` admits. Images do not interact. One compilation serves all calls of one shape; pass
+    a model with large parameters as `jax.tree_util.Partial(apply, params)`, so that they are arguments of the compiled
+    step and not constants in it.
 
     Args:
       explanation: what to manipulate, differentiated in every step.
@@ -89,7 +91,7 @@ def manipulation(
 
     The returned function takes
       model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1];
-      goal: what the objective compares with, batched (for the default: heat maps Float[b, h', w'] that sum to 1), or None;
+      goal: target heat maps Float[b, h', w'] that sum to 1, or None for objectives that have none;
       labels: Int[b], the classes explained; default the clean predictions;
       key: a typed PRNG key; one is split off for every image, and a fresh one drawn in every step;
       callback: called with a Progress at every verdict.
@@ -155,27 +157,28 @@ def manipulation(
             now = view(judge_explanation, model, state.pixels, label, key)
             value = objective(now, clean, goal)
             better = accept(now, clean, goal) & (value < state.best_loss) & ~state.done
-            best, best_loss, best_step = jax.tree.map(
-                lambda new, old: jnp.where(better, new, old), (now, value, i), (state.best, state.best_loss, state.best_step))
+            keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
             done = state.done if stop is None else state.done | (accept(now, clean, goal) & stop(now, clean, goal))
-            return state._replace(best=best, best_loss=best_loss, best_step=best_step, done=done)
+            return state._replace(best=keep(now, state.best), best_loss=keep(value, state.best_loss),
+                                  best_step=keep(i, state.best_step), done=done)
 
         return jax.vmap(one)(state, clean, goal, label, key)
 
     def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
                    key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        pixels = _checked_pixels(pixels)
+        pixels = checks.checked_pixels(pixels)
         model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        classes, map_shape = _shapes(model, judge_explanation, preprocess, pixels)
-        goal = _checked_goal(goal, len(pixels), map_shape)
-        labels = _predictions(model, preprocess, pixels) if labels is None else _checked_labels(labels, pixels, classes)
+        classes, map_shape = checks.shapes(model, judge_explanation, preprocess, pixels)
+        goal = checks.checked_goal(goal, len(pixels), map_shape)
+        labels = _predictions(model, preprocess, pixels) if labels is None else checks.checked_labels(
+            labels, len(pixels), classes)
         keys = jax.random.split(key, len(pixels))
         settings, clean, loss = begin(model, pixels, labels, goal, keys)
         best = jax.tree.map(jnp.copy, clean), loss, jnp.zeros(len(pixels), jnp.int32)
         done = jnp.zeros(len(pixels), bool)
         for r in range(restarts):
             noise = max(start_noise, 1 / 255) if r else start_noise
-            start, optimizer_state = restart(pixels, jax.vmap(lambda k: jax.random.fold_in(k, steps + r))(keys), noise)
+            start, optimizer_state = restart(pixels, jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r), noise)
             state = _State(start, optimizer_state, *best, done, jnp.zeros(len(pixels)), jnp.ones(len(pixels), bool))
             for i in range(steps):
                 if i % judge_every == 0:
@@ -207,46 +210,6 @@ def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.Gradient
 @partial(jax.jit, static_argnames="preprocess")
 def _predictions(model, preprocess, pixels):
     return jax.vmap(lambda p: model(preprocess(p)).argmax())(pixels)
-
-
-def _checked_pixels(pixels):
-    host = np.asarray(pixels)
-    if host.ndim != 4 or not len(host):
-        raise ValueError(f"pixels are Float[b, h, w, c] with b >= 1, got shape {host.shape}")
-    if not np.isfinite(host).all():
-        raise ValueError("pixels contain NaN or infinite values")
-    if host.min() < 0 or host.max() > 1:
-        raise ValueError(f"pixels lie in [0, 1], got [{host.min():g}, {host.max():g}]")
-    return jnp.asarray(pixels)
-
-
-def _shapes(model, explanation, preprocess, pixels):
-    """(number of classes, shape of the heat map), by abstract evaluation: nothing is computed."""
-    key = jax.random.key(0)
-    one = lambda p: explain.with_logits(explanation)(model, preprocess(p), 0, key=key)
-    map, logits = jax.eval_shape(one, pixels[0])
-    return logits.shape[0], map.shape[:2]
-
-
-def _checked_goal(goal, batch, map_shape):
-    if goal is None:
-        return None
-    host = np.asarray(goal)
-    if host.shape != (batch, *map_shape):
-        raise ValueError(f"the target maps have shape {host.shape}, expected {(batch, *map_shape)}")
-    sums = host.reshape(batch, -1).sum(1)
-    if not np.isfinite(host).all() or host.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
-        raise ValueError(f"a target map is non-negative, finite and sums to 1, got sums {sums} and minimum {host.min():g}")
-    return jnp.asarray(goal)
-
-
-def _checked_labels(labels, pixels, classes):
-    host = np.asarray(labels)
-    if host.shape != (len(pixels),) or not np.issubdtype(host.dtype, np.integer):
-        raise ValueError(f"labels are Int[{len(pixels)}], got {host.dtype}{list(host.shape)}")
-    if host.min() < 0 or host.max() >= classes:
-        raise ValueError(f"a class lies in 0..{classes - 1}, got {host.min()} to {host.max()}")
-    return jnp.asarray(labels)
 
 
 def _check_moving(state, goal):

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from ..types import Array, ArrayLike, Objective
 
-__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "match_map", "move_mass_center", "raise_region",
-           "same_prediction", "top_k_hidden", "weighted"]
+__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "match_map", "move_mass_center",
+           "raise_region", "same_prediction", "top", "top_k_hidden", "weighted"]
 
 
 class View(NamedTuple):

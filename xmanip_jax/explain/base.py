@@ -60,7 +60,7 @@ def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None
     part = jax.checkpoint(lambda p: jax.tree.map(lambda v: v.sum(0), jax.vmap(g)(p)))
     starts = range(0, n - n % chunk, chunk)
     if jax.default_backend() == "cpu":  # a convolution inside a loop primitive is several times slower on CPU
-        sums = [part(jax.tree.map(lambda v: v[i:i + chunk], points)) for i in starts]
+        sums = [part(jax.tree.map(lambda v, i=i: v[i:i + chunk], points)) for i in starts]
         total = jax.tree.map(lambda *s: sum(s), *sums)
     else:
         stacked = jax.tree.map(lambda v: v[:len(starts) * chunk].reshape(len(starts), chunk, *v.shape[1:]), points)

@@ -84,8 +84,8 @@ def kendall(a: ArrayLike, b: ArrayLike) -> Array:
 def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int = 7) -> Array:
     """The mean structural similarity of two images or maps Float[h, w] or Float[h, w, c], in [-1, 1].
 
-    Wang et al. 2004, eq. (13), with a uniform window, sample covariances and only the windows that lie inside,
-    as skimage.metrics.structural_similarity given win_size=window and data_range; the mean over channels.
+    Wang et al. 2004, eq. (13), with a uniform window, sample covariances and only windows that lie inside, as
+    skimage.metrics.structural_similarity given win_size=window and data_range; the mean over channels.
 
     Args:
       data_range: the width of the range of values: 1 for pixels in [0, 1]. None divides both maps by their
