@@ -189,8 +189,13 @@ def main(config: Config) -> None:
     console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
 
 
-if __name__ == "__main__":
+def run(arguments=None) -> None:
+    """The command line; every foreseeable error is one line on stderr."""
     try:
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(Config, description=__doc__, args=arguments))
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"manipulate: {error}")
+
+
+if __name__ == "__main__":
+    run()
