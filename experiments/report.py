@@ -1,7 +1,6 @@
 """The numbers of a manipulation, from its arrays alone, and how they are shown."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
@@ -35,14 +34,12 @@ def measure(arrays: dict) -> dict[str, np.ndarray]:
 
 
 def summary(numbers: dict[str, np.ndarray], seed: int) -> dict[str, dict]:
-    """The median (of predictions: the mean) over the images with its 95 % bootstrap interval."""
+    """The median (of predictions: the mean) over the images, its 95 % bootstrap interval and what it rests on."""
     rows = {}
     for name, values in numbers.items():
-        mean = name == "prediction_unchanged"
-        interval = metrics.bootstrap_interval(values, statistic=jnp.mean if mean else jnp.median,
-                                              key=jax.random.key(seed))
-        rows[name] = {"statistic": "mean" if mean else "median",
-                      **{part: float(getattr(interval, part)) for part in ("value", "low", "high")}}
+        statistic = np.mean if name == "prediction_unchanged" else np.median
+        found = metrics.summarise({name: values}, key=jax.random.key(seed), statistic=statistic)[name]
+        rows[name] = {"statistic": statistic.__name__, **found._asdict()}
     return rows
 
 

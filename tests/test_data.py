@@ -46,7 +46,7 @@ print([m for m in ('jax', 'PIL', 'tensorflow_datasets') if m in sys.modules])"""
     ("RGBA", (255, 0, 0, 0), (1, 1, 1)),      # transparent: the white below
     ("RGBA", (255, 0, 0, 255), (1, 0, 0)),
     ("LA", (0, 51), (0.8, 0.8, 0.8)),         # a fifth of black over white
-    ("I;16", 51 * 257, (0.2, 0.2, 0.2)),
+    ("I;16", 51 * 256 + 7, (0.2, 0.2, 0.2)),
 ])
 def test_read_image_converts_to_rgb(tmp_path, mode, colour, expected):
     Image.new(mode, (3, 2), colour).save(tmp_path / "a.png")

@@ -43,7 +43,7 @@ def pairs():
     yield "sparse", sparse(700), sparse(700) + sparse(700)
     yield "one entry", np.eye(700)[3], np.eye(700)[5] + np.eye(700)[3]
     yield "two zeros", np.tile([0.0, -0.0, 1.0, -1.0], 175), np.tile([0.0, 0.0, -1.0, -0.0], 175)
-    yield "offset", a + 300, b - 300
+    yield "offset", a + 30_000, a + b - 30_000
     yield "tiny", a * 1e-25, (a + b) * 1e-25
     yield "two entries", a[:2], b[:2]
 
@@ -163,7 +163,8 @@ def test_mass_centers_equal_scipy(rng):
     np.testing.assert_allclose(JIT["mass_center"](1e-30 * a), expected[0], rtol=1e-5)
     assert JIT["mass_center_distance"](a, -a) == 0
     assert jnp.isnan(JIT["mass_center"](0 * a)).all()
-    assert jnp.isfinite(jax.jit(jax.grad(metrics.mass_center_distance))(a, a)).all()
+    gradient = jax.jit(jax.grad(metrics.mass_center_distance))
+    assert (gradient(jnp.ones((4, 4)), jnp.ones((4, 4))) == 0).all()
 
 
 def test_gini_of_known_maps(rng):
@@ -229,10 +230,15 @@ def test_gradients_of_equal_and_of_tiny_maps_are_finite(name, rng):
     gradient = jax.jit(jax.grad(f))
     np.testing.assert_allclose(gradient(a, a), 0, atol=1e-5)
     assert jnp.isfinite(gradient(1e-25 * a, 1e-25 * np.roll(a, 1))).all()
-    if name != "ssim":  # at the maximum the second derivative is negative: rounding above 1 must not hide it
-        slope = lambda x, v: jax.jvp(lambda z: f(z, a), (x,), (v,))[1]
-        curvature = jax.jit(lambda v: jax.jvp(lambda x: slope(x, v), (a,), (v,))[1])
-        assert curvature(a[::-1]) < -1e-3
+
+
+@pytest.mark.parametrize("name", ("pearson", "cosine"))
+def test_rounding_above_one_hides_no_derivative(name, rng):
+    f = getattr(metrics, name)
+    slope = lambda x, a: jax.jvp(lambda z: f(z, a), (x,), (a[::-1],))[1]
+    value_and_curvature = lambda a: (f(a, a), jax.jvp(lambda x: slope(x, a), (a,), (a[::-1],))[1])
+    values, curvatures = jax.jit(jax.vmap(value_and_curvature))(rng.normal(size=(50, 72)).astype(np.float32))
+    assert (values <= 1).all() and (curvatures < -1e-3).all()
 
 
 @pytest.mark.parametrize("name", ("spearman", "kendall"))
