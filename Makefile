@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-ARGS ?=
+DEMO ?= --size 160
+TEST ?=
 
 .PHONY: demo test slow lint clean
 .DEFAULT_GOAL := demo
@@ -13,13 +14,13 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready   ## the cat gets the coffee cup's explanation; see runs/
-	$(RUN) experiments/manipulate.py $(ARGS)
+	$(RUN) experiments/manipulate.py $(DEMO)
 
 test: $(VENV)/ready   ## the default suite
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(TEST)
 
 slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(RUN) -m pytest -m slow $(TEST)
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .

@@ -61,4 +61,4 @@ def caption(arrays: dict, numbers: dict[str, np.ndarray], index: int = 0) -> dic
     return {"original": line(arrays["logits_original"][index], numbers["map_pearson_before"][index]),
             "manipulated": line(arrays["logits_adv"][index], numbers["map_pearson"][index]),
             "target": "its map is the goal\nmap correlation 1",
-            "difference": f"image MSE {mse:.1e}\nmean change {np.sqrt(mse) * 255:.1f} / 255"}
+            "difference": f"image MSE {mse:.1e}\nrms change {np.sqrt(mse) * 255:.1f} / 255"}

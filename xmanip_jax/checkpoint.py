@@ -63,7 +63,7 @@ def load(path: str | os.PathLike, like: Any = None) -> Any:
       path: the folder.
       like: a pytree of the same structure, shapes and dtypes: arrays, jax.ShapeDtypeStruct, numbers, keys.
         The result has its containers, its Python numbers, and jax arrays where it has them, on their devices.
-        None gives dicts, lists and numpy arrays, numbers as arrays of shape (). Typed keys are keys either way.
+        None gives dicts, lists and numpy arrays, numbers as arrays of shape (). Typed keys stay typed keys.
 
     Raises:
       CheckpointError: missing, incomplete or damaged; or the first leaves in which it differs from `like`.
