@@ -54,7 +54,7 @@ class Config:
     """How many images of the folder or data set; default: all, or 200 of a data set."""
     explanation: str = "gradient"
     """gradient, gradient_x_input, integrated_gradients, smoothgrad or uniform_gradient."""
-    integration_steps: int = 5
+    integration_steps: int = 3
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
     """Steps of Adam (the paper: 1500)."""
@@ -86,7 +86,7 @@ def explanations(name, integration_steps, width):
     return {
         "gradient": lambda: (inner, inner),
         "gradient_x_input": lambda: (explain.gradient_x_input(),) * 2,
-        "integrated_gradients": lambda: (explain.integrated_gradients(steps=integration_steps, chunk=4),
+        "integrated_gradients": lambda: (explain.integrated_gradients(steps=integration_steps, chunk=5),
                                          explain.integrated_gradients(steps=30, chunk=5)),
         "smoothgrad": lambda: (explain.smoothgrad(inner, sigma=0.1 * width, **noisy),) * 2,
         "uniform_gradient": lambda: (explain.uniform_gradient(inner, radius=0.2 * width, **noisy),) * 2,

@@ -1,0 +1,216 @@
+"""What second-order work costs: explanations and attack steps as multiples of a forward pass.
+
+    python benchmarks/second_order.py                      # 10 minutes on 2 quiet cores
+    python benchmarks/second_order.py --quick              # a smoke test
+
+For every network, explanation and batch size: XLA's FLOP count, peak temporary memory, compile time and median time of the
+forward pass, the explanation and the attack step of the SAME softplus network (hard max-pooling), each step being what the
+driver runs: loss, gradient through the explanation, Adam, projection. "time/FLOPs" is the time ratio over the FLOP ratio; above
+1.25 the computation wastes time that the forward pass does not. The limit of an attack step on the gradient is 4 FLOP ratios.
+Where torch is installed (`pip install torch==2.13.0`), a plain PyTorch implementation of the gradient step, checked to compute the
+same loss and gradient, is timed in turn with ours. "ablation" repeats the gradient step with one thing changed, to say what costs.
+Writes results/second_order.json and .md.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+from xmanip_jax import attack, explain, models, rewrite, smooth
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import runs
+
+EXPLANATIONS = {
+    "gradient": lambda width: explain.gradient(),
+    "gradient_x_input": lambda width: explain.gradient_x_input(),
+    "integrated_gradients": lambda width: explain.integrated_gradients(steps=5),
+    "smoothgrad": lambda width: explain.smoothgrad(explain.gradient(), sigma=0.1 * width, samples=5),
+}
+BETA = {"squeezenet1_1": 0.5, "cifar10_resnet20": 30.0, "vgg16": 30.0}  # any value costs the same
+OBJECTIVE = attack.DEFAULT_OBJECTIVE
+OPTIMIZER = optax.adam(2e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure FLOPs, memory, compile time and time."""
+
+    networks: tuple[str, ...] = ("squeezenet1_1", "cifar10_resnet20", "vgg16")
+    batches: tuple[int, ...] = (1, 8)
+    explanations: tuple[str, ...] = tuple(EXPLANATIONS)
+    repeats: int = 7
+    quick: bool = False
+    """Small images, two repeats."""
+    out: Path = Path(__file__).parent / "results" / "second_order.json"
+
+
+def functions(name, spec, net, explanation, surrogate):
+    """(forward, explain, step) of a batch, with parameters as arguments; surrogate(f) is the network they run."""
+    scale, shift = (jnp.asarray(v) for v in (spec.scale, spec.shift))
+
+    def view(params, state, pixels, label, key):
+        f = surrogate(lambda x: net.apply(params, state, x))
+        map, logits = explain.with_logits(explanation)(f, scale * pixels + shift, label, key=key)
+        return attack.View(pixels, explain.heatmap(map), logits)
+
+    def forward(weights, pixels):
+        return jax.vmap(lambda p: surrogate(lambda x: net.apply(*weights, x))(scale * p + shift))(pixels)
+
+    def explained(weights, pixels, labels, keys):
+        return jax.vmap(lambda *v: view(*weights, *v))(pixels, labels, keys)
+
+    def loss(pixels, weights, clean, goal, labels, keys):
+        one = lambda p, c, g, t, k: OBJECTIVE(view(*weights, p, t, k), c, g)
+        return jax.vmap(one)(pixels, clean, goal, labels, keys).sum()
+
+    def step(state, weights, clean, goal, labels, keys):
+        pixels, optimizer = state
+        value, gradient = jax.value_and_grad(loss)(pixels, weights, clean, goal, labels, keys)
+        update, optimizer = OPTIMIZER.update(gradient, optimizer)
+        return (jnp.clip(pixels + update, 0, 1), optimizer), value
+
+    return forward, explained, step, loss
+
+
+def compiled(f, *args, **options):
+    start = time.perf_counter()
+    run = jax.jit(f, **options).lower(*args).compile()
+    cost, memory = run.cost_analysis(), run.memory_analysis()
+    return run, {"flops": cost["flops"], "temporary_mib": memory.temp_size_in_bytes / 2**20,
+                 "compile_s": time.perf_counter() - start}
+
+
+def timed(run):
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return 1e3 * (time.perf_counter() - start)
+
+
+def interleaved(calls, repeats):
+    """Median milliseconds of each call, and all times, the calls taking turns after a warm-up."""
+    for call in calls.values():
+        jax.block_until_ready(call())
+    times = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    return {name: statistics.median(t) for name, t in times.items()}, times
+
+
+def measure(config, name, batch, explanation, surrogate, peer=False):
+    """One row: forward, explanation and attack step, and PyTorch's step beside ours when asked."""
+    spec = models.NETWORKS[name]
+    module = spec.build(rngs=nnx.Rngs(0))  # random weights: they cost what trained ones do
+    side = 64 if config.quick and spec.size > 64 else spec.size
+    net, *weights = models.functional(module)
+    width = float(np.mean(spec.scale))
+    forward, explained, step, loss = functions(name, spec, net, EXPLANATIONS[explanation](width), surrogate)
+    pixels = jax.random.uniform(jax.random.key(0), (batch, side, side, spec.channels))
+    labels, keys = jnp.arange(batch), jax.random.split(jax.random.key(1), batch)
+    run_forward, of_forward = compiled(forward, weights, pixels)
+    run_explained, of_explained = compiled(explained, weights, pixels, labels, keys)
+    clean = run_explained(weights, pixels, labels, keys)
+    goal = jnp.roll(jax.random.uniform(jax.random.key(2), clean.heatmap.shape), 1, 0)
+    goal = goal / goal.sum((1, 2), keepdims=True)
+    start = pixels + 0.01 * jax.random.normal(jax.random.key(3), pixels.shape)
+    start = jnp.clip(start, 0, 1)
+    state = [(jnp.copy(start), OPTIMIZER.init(start))]
+    rest = weights, clean, goal, labels, keys
+    run_step, of_step = compiled(step, state[0], *rest, donate_argnums=0)
+
+    def one_step():
+        state[0], value = run_step(state[0], *rest)
+        return value
+
+    calls = {"forward": lambda: run_forward(weights, pixels),
+             "map": lambda: run_explained(weights, pixels, labels, keys)}
+    if peer:
+        other = peer_of(name, module, spec, start, goal, labels, clean)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(start, *rest)
+        theirs, their_gradient = other.loss_and_gradient()
+        gap = np.linalg.norm(gradient - their_gradient) / np.linalg.norm(gradient)
+        if abs(theirs - value) > 1e-3 * abs(value) or gap > 1e-2:
+            raise AssertionError(f"{name}: the peer computes something else: loss {theirs} {value}, gradient off by {gap}")
+        calls["torch"] = other.step
+    ms, times = interleaved({**calls, "step": one_step}, 2 if config.quick else config.repeats)
+    row = {"network": name, "explanation": explanation, "batch": batch, "side": side}
+    for part, of in (("forward", of_forward), ("map", of_explained), ("step", of_step)):
+        row[part] = {**of, "ms": ms[part], "flop_ratio": of["flops"] / of_forward["flops"],
+                     "time_ratio": ms[part] / ms["forward"]}
+    if peer:
+        row["torch"] = {"ms": ms["torch"], "gradient_gap": float(gap), "torch_over_jax": statistics.median(
+            t / s for t, s in zip(times["torch"], times["step"], strict=True))}
+    return row
+
+
+def peer_of(name, module, spec, start, goal, labels, clean):
+    import torch_peer as peer
+
+    with tempfile.TemporaryDirectory() as folder:  # the file has torch's names and layouts
+        models.save_weights(module, Path(folder) / "weights.safetensors")
+        weights = models.read_tensors(Path(folder) / "weights.safetensors")
+    return peer.Peer(name, weights, BETA[name], spec.scale, spec.shift, start, goal, labels, clean.logits, 2e-3)
+
+
+def ablations(name):
+    """The same network with one thing changed; the difference to the plain row is what that thing costs."""
+    beta = BETA[name]
+    average = lambda z, window: jax.lax.reduce_window(z, 0.0, jax.lax.add, *window)
+    smoothed = lambda f: smooth.softplus(f, beta)
+    pooled = {} if name == "cifar10_resnet20" else {
+        "average instead of max-pooling": lambda f: rewrite.replace(smoothed(f), {"max_pool": average}),
+        "soft max-pooling (the driver's default)": lambda f: smooth.softplus(f, beta, max_pool=True)}
+    return {**pooled, "square instead of softplus": lambda f: rewrite.replace(f, {"relu": lambda z: z * z * 1e-3 + z})}
+
+
+def table(rows):
+    """Markdown."""
+    head = ["network", "explanation", "batch", "forward ms", "map FLOPs", "map time", "step FLOPs", "step time",
+            "time/FLOPs", "step ms", "MiB", "compile s", "torch ms", "torch/ours"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for r in rows:
+        f, e, s, t = r["forward"], r["map"], r["step"], r.get("torch")
+        waste = s["time_ratio"] / s["flop_ratio"]
+        cells = [r["network"], r.get("ablation") or r["explanation"], r["batch"], f"{f['ms']:.1f}",
+                 f"{e['flop_ratio']:.2f}", f"{e['time_ratio']:.2f}", f"{s['flop_ratio']:.2f}", f"{s['time_ratio']:.2f}",
+                 f"{waste:.2f}{' *' if waste > 1.25 else ''}", f"{s['ms']:.1f}", f"{s['temporary_mib']:.0f}",
+                 f"{s['compile_s']:.1f}", f"{t['ms']:.1f}" if t else "", f"{t['torch_over_jax']:.2f}" if t else ""]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(config: Config) -> None:
+    has_torch = importlib.util.find_spec("torch") is not None
+    print("" if has_torch else "torch is not installed: no peer (pip install torch==2.13.0)")
+    rows = []
+    for name in config.networks:
+        plain = lambda f, name=name: smooth.softplus(f, BETA[name])
+        for batch in config.batches:
+            for explanation in config.explanations if name != "vgg16" else ("gradient",):
+                gradient = explanation == "gradient"
+                rows.append(measure(config, name, batch, explanation, plain, peer=gradient and has_torch))
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+            for label, surrogate in ablations(name).items() if name != "vgg16" or batch == 1 else ():
+                rows.append({**measure(config, name, batch, "gradient", surrogate), "ablation": label})
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            runs.write_json(config.out, {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+                                         **runs.environment(), "rows": rows})
+            config.out.with_suffix(".md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
