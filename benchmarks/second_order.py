@@ -3,13 +3,15 @@
     python benchmarks/second_order.py                      # 10 minutes on 2 quiet cores
     python benchmarks/second_order.py --quick              # a smoke test
 
-For every network, explanation and batch size: XLA's FLOP count, peak temporary memory, compile time and median time of the
-forward pass, the explanation and the attack step of the SAME softplus network (hard max-pooling), each step being what the
-driver runs: loss, gradient through the explanation, Adam, projection. "time/FLOPs" is the time ratio over the FLOP ratio; above
-1.25 the computation wastes time that the forward pass does not. The limit of an attack step on the gradient is 4 FLOP ratios.
-Where torch is installed (`pip install torch==2.13.0`), a plain PyTorch implementation of the gradient step, checked to compute the
-same loss and gradient, is timed in turn with ours. "ablation" repeats the gradient step with one thing changed, to say what costs.
-Writes results/second_order.json and .md.
+For every network, explanation and batch size: XLA's FLOP count, peak temporary memory, compile time and median time of
+the forward pass, the explanation and the attack step of the SAME softplus network (hard max-pooling), a step being what
+the driver runs: loss, gradient through the explanation, Adam, projection. Columns "map" and "step" are multiples of the
+forward pass; "time/FLOPs" is the time ratio over the FLOP ratio of the step, starred above 1.25, where the computation
+wastes time that the forward pass does not. The limit of an attack step on the gradient is 4 in FLOPs.
+
+Where torch is installed (`pip install torch==2.13.0`), a plain PyTorch implementation of the gradient step, checked to
+compute the same loss and gradient, is timed in turn with ours. Rows with another word than an explanation repeat the
+gradient step with one thing changed, to say what costs. Writes results/second_order.json and .md.
 """
 
 import dataclasses
@@ -143,7 +145,7 @@ def measure(config, name, batch, explanation, surrogate, peer=False):
         theirs, their_gradient = other.loss_and_gradient()
         gap = np.linalg.norm(gradient - their_gradient) / np.linalg.norm(gradient)
         if abs(theirs - value) > 1e-3 * abs(value) or gap > 1e-2:
-            raise AssertionError(f"{name}: the peer computes something else: loss {theirs} {value}, gradient off by {gap}")
+            raise AssertionError(f"{name}: the peer's loss is {theirs}, ours {value}; gradients differ by {gap}")
         calls["torch"] = other.step
     ms, times = interleaved({**calls, "step": one_step}, 2 if config.quick else config.repeats)
     row = {"network": name, "explanation": explanation, "batch": batch, "side": side}

@@ -1,6 +1,6 @@
 """The same attack step in plain PyTorch: a softplus network with hard max-pooling, its gradient map, loss and Adam.
 
-Three architectures from their torch-named weights (see xmanip_jax.models). Needs torch; nothing here is imported without it.
+Three architectures from their torch-named weights (see xmanip_jax.models). Needs torch.
 """
 
 import numpy as np

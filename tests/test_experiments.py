@@ -143,7 +143,8 @@ for name, arguments in json.loads(sys.argv[1]).items():
 print("ANSWERS" + json.dumps(answers))
 """
     asked = json.dumps({name: arguments for name, (arguments, _) in BAD.items()})
-    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, cwd=bad_files, check=False)
+    python = [sys.executable, "-c", code, asked]
+    done = subprocess.run(python, capture_output=True, text=True, cwd=bad_files, check=False)
     assert "ANSWERS" in done.stdout, done.stderr
     return json.loads(done.stdout.split("ANSWERS")[1])
 
