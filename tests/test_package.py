@@ -1,0 +1,47 @@
+"""What the package promises as a whole."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import xmanip_jax
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "xmanip_jax").rglob("*.py"))
+
+
+def test_the_core_needs_jax_optax_and_numpy_only():
+    extras = ["flax", "orbax", "tensorflow_datasets", "matplotlib", "PIL", "skimage", "scipy", "safetensors", "chex"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import xmanip_jax.attack, xmanip_jax.metrics"
+    # jax itself imports scipy, so it is blocked only afterwards.
+    code = "import jax, optax; " + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_private_jax_and_no_printing():
+    for path in SOURCES:
+        text = path.read_text()
+        assert "jax._src" not in text, path
+        assert not re.search(r"^\s*print\(", text, re.MULTILINE), path
+
+
+def test_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == xmanip_jax.__version__
+    assert f"version: {xmanip_jax.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {xmanip_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_public_name_exists_is_documented_and_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for module in ("explain", "attack", "smooth", "rewrite", "metrics", "models", "data", "checkpoint", "plot"):
+        loaded = importlib.import_module(f"xmanip_jax.{module}")
+        for name in loaded.__all__:
+            value = getattr(loaded, name)
+            if callable(value) and not isinstance(value, type) and not name.isupper():
+                assert value.__doc__, f"{module}.{name} has no docstring"
+                assert f"`{name}`" in readme, f"{module}.{name} is not in README.md"
