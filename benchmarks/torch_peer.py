@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+torch.set_flush_denormal(True)  # as XLA does
+
 
 def softplus(beta):
     return lambda z: F.softplus(z, beta=beta)

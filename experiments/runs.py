@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "xmanip_jax")
+VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 
 
 class RunError(ValueError):
