@@ -61,6 +61,16 @@ def test_the_best_iterate_is_never_worse_than_the_clean_image():
     assert (wild.loss <= loss(wild.clean.heatmap, wild.clean.logits, wild.clean, GOAL) + 1e-6).all()
 
 
+def test_no_iterate_that_changes_the_prediction_is_kept():
+    flip = lambda now, clean, goal: now.logits[clean.logits.argmax()]
+    options = {"objective": flip, "optimizer": optax.adam(0.2), "steps": 30, "judge_every": 1}
+    free = make(accept=lambda *v: True, **options)(model, PHOTOS, GOAL, key=KEY)
+    held = make(**options)(model, PHOTOS, GOAL, key=KEY)
+    prediction = lambda v: np.asarray(v.logits.argmax(1))
+    assert (prediction(free) != prediction(free.clean)).any()  # the rule has something to refuse
+    assert (prediction(held) == prediction(held.clean)).all()
+
+
 def test_images_do_not_interact_and_runs_repeat():
     manipulate = make(steps=20)
     one = manipulate(model, PHOTOS, GOAL, key=KEY)
