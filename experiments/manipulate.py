@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -122,16 +123,16 @@ def attack_batches(config, network, images, targets, out, bar):
         objective=attack.weighted((1.0, attack.match_map()), (config.output_weight, attack.keep_output())))
 
     @jax.jit
-    @jax.vmap
-    def target_map(pixels, key):
+    @partial(jax.vmap, in_axes=(None, 0, 0))
+    def target_map(model, pixels, key):
         x = network.preprocess(pixels)
-        return explain.heatmap(judge(network.model, x, network.model(x).argmax(), key=key))
+        return explain.heatmap(judge(model, x, model(x).argmax(), key=key))
 
     def compute(part, index):
         x, x_target = images[part], targets[part]
         key = jax.random.fold_in(jax.random.key(config.seed), index)
         keys = jax.random.split(key, len(x))
-        goal = target_map(x_target, keys)
+        goal = target_map(network.model, x_target, keys)
         label = f"{index + 1}/{batches}"
         task = bar.add_task(f"batch {label}: compiling", total=config.steps, status="")
 

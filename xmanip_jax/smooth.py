@@ -31,6 +31,7 @@ def _softplus_jvp(primals, tangents):
     return _softplus(z), 0.5 * (1 + jnp.tanh(0.5 * z)) * dz
 
 
+@jax.jit  # one call in a trace, by which propagation rules know it
 def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
     """ln(1 + exp(beta z)) / beta, elementwise; tends to relu(z) as beta grows. beta > 0, broadcast against z.
 
@@ -43,11 +44,13 @@ def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
     return _softplus(beta * jnp.asarray(z)) / beta
 
 
+@jax.jit
 def softplus_beta6(z: ArrayLike, beta: ArrayLike) -> Array:
     """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6)."""
     return softplus_beta(z, beta) - softplus_beta(jnp.asarray(z) - 6, beta)
 
 
+@functools.partial(jax.jit, static_argnames="window")
 def soft_max_pool(z: ArrayLike, beta: ArrayLike, window: rewrite.Window) -> Array:
     """ln(sum exp(beta z)) / beta over each window: the smooth max-pooling, above the hard one by at most ln(n) / beta.
 

@@ -9,9 +9,12 @@ from .errors import (
     RewriteError,
     UnsupportedPrimitiveError,
 )
-from .layers import Contents, Layer, inspect, layers, tap
+from .layers import Contents, Layer, inspect, layers, tap, zero_at
+from .plan import Operation
+from .propagate import LinearLayer, flow, linear_layers, propagate
 
 __all__ = [
-    "Call", "Contents", "DerivativeInModelError", "Layer", "LayerError", "LostRuleWarning", "NoActivationError",
-    "RewriteError", "UnsupportedPrimitiveError", "Window", "inputs", "inspect", "layers", "map_calls", "replace", "tap",
+    "Call", "Contents", "DerivativeInModelError", "Layer", "LayerError", "LinearLayer", "LostRuleWarning",
+    "NoActivationError", "Operation", "RewriteError", "UnsupportedPrimitiveError", "Window", "flow", "inputs",
+    "inspect", "layers", "linear_layers", "map_calls", "propagate", "replace", "tap", "zero_at",
 ]

@@ -1,19 +1,16 @@
 """Re-run a traced function and change chosen equations: the only code in the library that walks a jaxpr.
 
 `Rule.match` names the equations of interest (its sites), statically; `Rule.apply` computes them. Control flow that
-holds a site is rebuilt through JAX's public functions (jit, checkpoint, scan, while_loop, switch), never by binding a
-primitive to a changed body: binding scan gave a wrong gradient in a traced parameter. Everything else runs as it was.
+holds a site is rebuilt (see control.py). Everything else runs as it was.
 """
 
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-from jax import lax
-
+from .control import CONTROL, rebuild
 from .errors import LostRuleWarning, UnsupportedPrimitiveError
-from .jaxprs import Literal, bind, body, eqn_name, is_custom_rule, prims, scan_split, subjaxprs
+from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, subjaxprs
 
 __all__ = ["Rule", "Site", "evaluate", "sites"]
 
@@ -69,71 +66,20 @@ def evaluate(jaxpr, consts, args, rule, start=0):
 
 
 def _rebuild(eqn, values, rule, start):
-    p, params = eqn.primitive, eqn.params
-    if p is prims.jit_p:
-        return jax.jit(_runner(params["jaxpr"], rule, start))(*values)
-    if p is prims.remat_p:
-        run = _runner(params["jaxpr"], rule, start)
-        return jax.checkpoint(run, prevent_cse=params["prevent_cse"], policy=params["policy"])(*values)
-    if p is prims.scan_p:
-        return _scan(params, values, rule, start)
-    if p is prims.while_p:
-        return _while(params, values, rule, start)
-    if p is prims.cond_p:
-        return _cond(params, values, rule, start)
+    runners = []
+    for jaxpr, consts in bodies(eqn):
+        runners.append(_runner(jaxpr, consts, rule, start))
+        start += len(sites(jaxpr, rule.match))
+    if eqn.primitive in CONTROL:
+        return rebuild(eqn, values, runners)
     if is_custom_rule(eqn):
         warnings.warn(f"{eqn_name(eqn)} has its own derivative rule and contains an activation that is being "
                       "rewritten: the rule is dropped and JAX differentiates the rewritten body", LostRuleWarning,
                       stacklevel=2)
-        return _runner(params["call_jaxpr"], rule, start)(*values)
-    raise UnsupportedPrimitiveError(f"an activation sits inside `{p.name}`, which cannot be rebuilt; rewrite the "
-                                    "function that is called inside it instead")
+        return runners[0](*values)
+    raise UnsupportedPrimitiveError(f"an activation sits inside `{eqn.primitive.name}`, which cannot be rebuilt; "
+                                    "rewrite the function that is called inside it instead")
 
 
-def _runner(jaxpr, rule, start):
-    inner, consts = body(jaxpr)
-    return lambda *values: evaluate(inner, consts, values, rule, start)
-
-
-def _scan(params, values, rule, start):
-    n_consts, n_carry = scan_split(params)
-    consts, init, xs = values[:n_consts], values[n_consts:n_consts + n_carry], values[n_consts + n_carry:]
-    run = _runner(params["jaxpr"], rule, start)
-
-    def step(carry, x):
-        outs, sown = run(*consts, *carry, *x)
-        return outs[:n_carry], (outs[n_carry:], sown)
-
-    carry, (ys, sown) = lax.scan(step, list(init), list(xs), length=params["length"], reverse=params["reverse"],
-                                 unroll=params["unroll"])
-    return [*carry, *ys], sown
-
-
-def _while(params, values, rule, start):
-    n, m = params["cond_nconsts"], params["body_nconsts"]
-    cond_consts, body_consts, init = values[:n], values[n:n + m], values[n + m:]
-    cond = _silent(params["cond_jaxpr"], rule, start, "while")
-    start += len(sites(body(params["cond_jaxpr"])[0], rule.match))
-    step = _silent(params["body_jaxpr"], rule, start, "while")
-    return list(lax.while_loop(lambda c: cond(*cond_consts, *c)[0], lambda c: step(*body_consts, *c), list(init))), []
-
-
-def _cond(params, values, rule, start):
-    branches = []
-    for branch in params["branches"]:
-        branches.append(_silent(branch, rule, start, "cond"))
-        start += len(sites(body(branch)[0], rule.match))
-    return list(lax.switch(values[0], branches, *values[1:])), []
-
-
-def _silent(jaxpr, rule, start, where):
-    """A runner for control flow whose number of executions is unknown: nothing can be sown from inside."""
-
-    def run(*values):
-        outs, sown = _runner(jaxpr, rule, start)(*values)
-        if sown:
-            raise UnsupportedPrimitiveError(f"values inside `{where}` cannot be collected: it may run any number of "
-                                            "times; unroll it, use scan, or choose one beta for the whole model")
-        return outs
-
-    return run
+def _runner(jaxpr, consts, rule, start):
+    return lambda *values: evaluate(jaxpr, consts, values, rule, start)

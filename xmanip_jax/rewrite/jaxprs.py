@@ -1,10 +1,11 @@
 """What differs between JAX versions, and the few facts about jaxprs that the interpreter needs."""
 
 import jax
-from jax.extend.core import Literal, jaxprs_in_params
+from jax.extend.core import Literal
 from jax.extend.core import primitives as prims
 
-__all__ = ["Literal", "bind", "body", "eqn_name", "is_custom_rule", "prims", "scan_split", "subjaxprs", "trace"]
+__all__ = ["Literal", "bind", "bodies", "body", "eqn_name", "is_custom_rule", "prims", "scan_split", "subjaxprs",
+           "trace"]
 
 
 def trace(f, *args):
@@ -18,9 +19,17 @@ def body(jaxpr):
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
+def bodies(eqn):
+    """(open jaxpr, constants) of every jaxpr among the parameters of an equation; of `while`, the condition first."""
+    names = ("cond_jaxpr", "body_jaxpr") if eqn.primitive is prims.while_p else eqn.params
+    values = [eqn.params[name] for name in names]
+    flat = [j for value in values for j in (value if isinstance(value, (tuple, list)) else (value,))]
+    return [body(j) for j in flat if hasattr(j, "eqns")]
+
+
 def subjaxprs(eqn):
     """Every open jaxpr among the parameters of an equation."""
-    return [body(j)[0] for j in jaxprs_in_params(eqn.params)]
+    return [jaxpr for jaxpr, _ in bodies(eqn)]
 
 
 def bind(eqn, values):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ..types import Model
@@ -13,7 +14,7 @@ from .errors import LayerError
 from .interpreter import Rule, evaluate, sites
 from .jaxprs import bind, eqn_name, is_custom_rule, prims, trace
 
-__all__ = ["Contents", "Layer", "inspect", "layers", "tap"]
+__all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
 
 _KINKS = {"abs", "ceil", "clamp", "floor", "max", "min", "reduce_max", "reduce_min", "round", "select_n",
           "sign", "sort"}
@@ -101,6 +102,14 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
         return jax.tree.unflatten(structure, outs), sown[0]
 
     return tapped
+
+
+def zero_at(f: Model, x, layer: str) -> Array:
+    """Zeros in the shape of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
+    found = {known.name: known for known in layers(f, x)}
+    if layer not in found:
+        raise LayerError(f"no layer {layer!r}; the model's layers are {list(found)}")
+    return jnp.zeros(found[layer].shape, jnp.result_type(x))
 
 
 def _layer_sites(jaxpr):

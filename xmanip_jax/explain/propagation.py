@@ -1,0 +1,227 @@
+"""Explanations that change the rules of backpropagation: the vjp of `rewrite.propagate`d models."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from .. import rewrite
+from ..types import Array, ArrayLike, Explanation
+from .base import explanation, select
+from .rules import Rule, alpha_beta, epsilon, ratio, z_box, z_plus
+
+__all__ = ["deconvnet", "guided_backprop", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "pattern_attribution"]
+
+
+def guided_backprop() -> Explanation:
+    """The gradient of the target's logit, through activations as relu(R) * act'(z) (Springenberg et al. 2015).
+
+    Every activation that is a function call counts: jax.nn's, and any jitted or custom-rule elementwise function. On a
+    softplus network this is relu(R) * sigmoid(beta z). FLOPs: 2 forward passes. Raises NoActivationError.
+    """
+    def backward(operation):
+        def rule(relevance, result, *operands):
+            return _pull(operation, operands, jnp.maximum(relevance, 0))
+
+        return rule
+
+    return _through_activations(backward)
+
+
+def deconvnet() -> Explanation:
+    """The gradient of the target's logit, through activations as relu(R) (Zeiler and Fergus 2014).
+
+    It depends on x through max-pooling only: without max-pooling (or with hard max-pooling) an attack has no gradient.
+    FLOPs: 2 forward passes. Raises NoActivationError.
+    """
+    return _through_activations(lambda operation: lambda relevance, result, *operands: jnp.maximum(relevance, 0))
+
+
+def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | None = None, sums: Rule | None = None,
+        max_pool: str = "winner", layer: str | None = None,
+        rules: Mapping[str, Callable[..., Array]] | None = None) -> Explanation:
+    """Layer-wise relevance propagation (Bach et al. 2015) with one rule for each kind of layer.
+
+    It starts with the target's logit at its class (a direction d: with d * logits). Affine runs, BatchNorm in inference
+    among them, are merged into the linear layer before them. Activations and other elementwise functions of
+    one operand pass relevance unchanged, and so do constants added or multiplied elsewhere.
+
+    Args:
+      conv: rule of convolutions, default z_plus();  dense: of dense layers, default epsilon().
+      first: rule of the linear layers that no other precedes; default that of their kind.
+      sums: rule of additions, sums and average pools, as linear layers of weight 1: epsilon() splits
+        in proportion to the summands (the default), z_plus() in proportion to their positive parts.
+      max_pool: "winner" (the first largest takes all) or "proportional".
+      layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
+      rules: from the name of a primitive, or of a jitted or custom-rule function, to `(R, result, *operands) ->
+        relevance of the operands that depend on the image`, a tuple if several. See docs/rewrite.md.
+
+    Map: the shape of x (or of the layer). FLOPs, map / attack step: epsilon 2 / 4, z_plus 3 / 6 behind relus.
+    Raises UnsupportedPrimitiveError listing everything that has no rule, LayerError, ValueError.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> explain.lrp(dense=explain.epsilon(0.0))(lambda x: x @ jnp.eye(2), jnp.array([1.0, 3.0]), 1)
+    Array([0., 3.], dtype=float32)
+    """
+    if max_pool not in ("winner", "proportional"):
+        raise ValueError(f'max_pool is "winner" or "proportional", got {max_pool!r}')
+    by_kind = {"conv": conv or z_plus(), "dense": dense or epsilon()}
+    sums, rules = sums or epsilon(), rules or {}
+
+    def choose(operation):
+        kind = operation.kind
+        if operation.name in rules:
+            return rules[operation.name]
+        if kind in by_kind:
+            return first if first and operation.first and layer is None else by_kind[kind]
+        if kind in ("sum", "add"):
+            return functools.partial(_summed, operation, sums)
+        if kind in ("activation", "elementwise"):
+            return lambda relevance, result, *operands: relevance
+        if kind == "max_pool":
+            return None if max_pool == "winner" else functools.partial(_shared_pool, operation)
+        if kind == "max":
+            return functools.partial(_first_largest, operation)
+        return None if kind == "route" else NotImplemented
+
+    return _from_logits(choose, layer)
+
+
+def lrp_dombrowski2019(low: ArrayLike, high: ArrayLike) -> Explanation:
+    """z+ everywhere, z-box at the first layer, winner-take-all max-pooling (Dombrowski et al. 2019, section 2).
+
+    low, high: the least and largest value of the network's input, broadcast against it.
+
+    Deviations from the released code: the stabilizer follows the sign and is 1e-6, not 1e-9; bounds may differ by
+    channel (the code takes one scalar for all); additions, which VGG has not, share z+ too.
+    """
+    return lrp(conv=z_plus(), dense=z_plus(), first=z_box(low, high), sums=z_plus())
+
+
+def lrp_heo2019(*, layer: str | None = None) -> Explanation:
+    """epsilon for dense layers, alpha-beta (1, 0) for convolutions (Heo et al. 2019); stabilizer 0.01, biases counted.
+
+    Deviations from the released code: BatchNorm is merged into its convolution and not skipped; the bias counts
+    once in a convolution and not twice; residual additions split by the summands themselves, not by an
+    aliased sum. As there, residual additions and average pools share by positive parts.
+    """
+    positive = alpha_beta(1.0, 0.0, stabilizer=0.01)
+    return lrp(conv=positive, dense=epsilon(0.01), sums=z_plus(stabilizer=0.01), layer=layer)
+
+
+def pattern_attribution(patterns: Mapping[str, ArrayLike]) -> Explanation:
+    """The gradient with all weights w replaced by w * pattern on the way back (Kindermans et al. 2018).
+
+    patterns: from the names of `rewrite.linear_layers` ("conv#0", "dense#0", ...) to arrays in the shape of the
+    weights, as `explain.fit_patterns` estimates them. It starts with the target's logit at its class. FLOPs: 2 forward passes.
+    Raises ValueError naming a layer whose pattern is missing or has another shape.
+    """
+    def choose(operation):
+        if operation.merge is None:
+            return None
+        name = f"{operation.kind}#{operation.index}"
+        if name not in patterns:
+            raise ValueError(f"no pattern for the layer {name}; patterns has {', '.join(patterns) or 'none'}")
+
+        def rule(relevance, layer):
+            pattern = jnp.asarray(patterns[name], layer.w.dtype)
+            if pattern.shape != layer.w.shape:
+                raise ValueError(f"the pattern of {name} has shape {pattern.shape}, its weights {layer.w.shape}")
+            transposed = jax.linear_transpose(lambda x: layer.apply(x, layer.w * pattern), layer.x)
+            return transposed(relevance)[0]
+
+        return rule
+
+    return _from_logits(choose)
+
+
+def _from_logits(choose, layer=None):
+    """Relevance starts as direction * logits."""
+    def core(f, x, target, *, key=None):
+        g, at = (rewrite.propagate(f, choose), x) if layer is None else _above(f, x, layer, choose)
+        return _pulled(g, at, target, lambda direction, logits: direction * logits)
+
+    return explanation(core)
+
+
+def _above(f, x, layer, choose):
+    """The part of the model above a layer, as a function of what is added to the layer's value, and zero."""
+    tapped = rewrite.tap(f, layer)
+    return rewrite.propagate(lambda delta: tapped(x, delta)[0], choose), rewrite.zero_at(f, x, layer)
+
+
+def _through_activations(backward):
+    """A changed gradient: it starts as the direction itself, and activations have their own rule."""
+    def core(f, x, target, *, key=None):
+        seen = []
+
+        def choose(operation):
+            if operation.kind != "activation":
+                return None
+            seen.append(operation)
+            return backward(operation)
+
+        found = _pulled(rewrite.propagate(f, choose), x, target, lambda direction, logits: direction)
+        if not seen:
+            raise rewrite.NoActivationError("the model calls no activation function: its guided and deconvolved "
+                                            "gradients are its gradient; rewrite.inspect(f, x) lists its kinks")
+        return found
+
+    return explanation(core)
+
+
+def _pulled(g, x, target, start):
+    logits, pull = jax.vjp(g, x)
+    direction = jax.grad(lambda scores: select(scores, target))(logits)
+    return pull(start(direction, logits))[0], logits
+
+
+def _pull(operation, operands, relevance):
+    """JAX's own derivative of an operation in its carried operands."""
+    carried = [i for i, c in enumerate(operation.carried) if c]
+
+    def of_carried(*values):
+        full = list(operands)
+        for i, v in zip(carried, values, strict=True):
+            full[i] = v
+        return operation.apply(*full)
+
+    found = jax.vjp(of_carried, *(operands[i] for i in carried))[1](relevance)
+    return found[0] if len(found) == 1 else found
+
+
+def _summed(operation, rule, relevance, result, *operands):
+    """An addition or a sum as a linear layer of weight 1."""
+    values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
+    if operation.kind == "add":
+        signs = (1, -1) if operation.name == "sub" else (1, 1)
+        x = jnp.stack([s * v for s, v in zip(signs, values, strict=True)])
+        apply = lambda x, w: w * x.sum(0)
+    else:
+        x = values[0]
+        apply = lambda x, w: w * operation.apply(x)
+    one = jnp.ones((), x.dtype)
+    layer = rewrite.LinearLayer(x, one, 0 * one, result, apply, operation.nonnegative, None)
+    found = rule(relevance, layer)
+    return (found[0], found[1]) if operation.kind == "add" else found
+
+
+def _shared_pool(operation, relevance, result, x):
+    """Max-pooling as a sum over each window: R in proportion to the values."""
+    p = operation.params
+    window = p["window_dimensions"], p["window_strides"], p["padding"]
+    total = lambda v: jax.lax.reduce_window(v, jnp.zeros((), v.dtype), jax.lax.add, *window)
+    z, pull = jax.vjp(total, x)
+    return x * pull(ratio(relevance, z, 1e-6))[0]
+
+
+def _first_largest(operation, relevance, result, x):
+    """A maximum over axes: all to the first position that attains it."""
+    axes = operation.params["axes"]
+    order = [a for a in range(x.ndim) if a not in axes] + list(axes)
+    moved = x.transpose(order)
+    flat = moved.reshape(*result.shape, -1)
+    winner = jax.nn.one_hot(flat.argmax(-1), flat.shape[-1], dtype=x.dtype)
+    return (winner * relevance[..., None]).reshape(moved.shape).transpose([order.index(a) for a in range(x.ndim)])
