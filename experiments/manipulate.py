@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import inputs
+import methods
 import report
 import runs
 from xmanip_jax import attack, explain, models, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
 SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
-EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "uniform_gradient")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,12 @@ class Config:
     count: int | None = None
     """How many images of the folder or data set; default: all, or 200 of a data set."""
     explanation: str = "gradient"
-    """gradient, gradient_x_input, integrated_gradients, smoothgrad or uniform_gradient."""
+    """gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution, grad_cam, smoothgrad
+    or uniform_gradient."""
+    patterns: Path | None = None
+    """Patterns of pattern_attribution (.safetensors); default: estimated from the images of the run."""
+    layer: str = "features"
+    """Layer of grad_cam; its map has this layer's size."""
     integration_steps: int = 3
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
@@ -80,24 +85,10 @@ class Config:
     """Go on with the run in --out."""
 
 
-def explanations(name, integration_steps, width):
-    """(the explanation that is attacked, the one that judges); width: that of the network's input range."""
-    inner = explain.gradient()
-    noisy = {"samples": 10, "chunk": 5}
-    return {
-        "gradient": lambda: (inner, inner),
-        "gradient_x_input": lambda: (explain.gradient_x_input(),) * 2,
-        "integrated_gradients": lambda: (explain.integrated_gradients(steps=integration_steps, chunk=5),
-                                         explain.integrated_gradients(steps=30, chunk=5)),
-        "smoothgrad": lambda: (explain.smoothgrad(inner, sigma=0.1 * width, **noisy),) * 2,
-        "uniform_gradient": lambda: (explain.uniform_gradient(inner, radius=0.2 * width, **noisy),) * 2,
-    }[name]()
-
-
 def checked(config):
     """Refuse what can be refused before anything is read or computed."""
-    if config.explanation not in EXPLANATIONS:
-        raise ValueError(f"unknown explanation {config.explanation!r}; known: {', '.join(EXPLANATIONS)}")
+    if config.explanation not in methods.EXPLANATIONS:
+        raise ValueError(f"unknown explanation {config.explanation!r}; known: {', '.join(methods.EXPLANATIONS)}")
     if config.network not in models.NETWORKS:
         raise ValueError(f"unknown network {config.network!r}; known: {', '.join(models.NETWORKS)}")
     for name in ("steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon", "output_weight"):
@@ -114,8 +105,11 @@ def checked(config):
 
 def attack_batches(config, network, images, targets, out, bar):
     """All batches as one dictionary of arrays; finished ones are read back."""
-    width = float(np.mean(network.preprocess(np.float32(1)) - network.preprocess(np.float32(0))))
-    attacked, judge = explanations(config.explanation, config.integration_steps, width)
+    patterns = None
+    if config.explanation == "pattern_attribution":
+        patterns = models.read_tensors(config.patterns) if config.patterns else methods.fit_patterns(network, images)
+    attacked, judge = methods.method(config.explanation, network, integration_steps=config.integration_steps,
+                                     layer=config.layer, patterns=patterns)
     manipulate = attack.manipulation(
         attacked, judged_by=judge, steps=config.steps, preprocess=network.preprocess,
         constraint=CONSTRAINTS[config.constraint](config.epsilon), surrogate=SURROGATES[config.surrogate](),

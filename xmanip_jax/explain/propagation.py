@@ -115,8 +115,8 @@ def pattern_attribution(patterns: Mapping[str, ArrayLike]) -> Explanation:
     """The gradient with all weights w replaced by w * pattern on the way back (Kindermans et al. 2018).
 
     patterns: from the names of `rewrite.linear_layers` ("conv#0", "dense#0", ...) to arrays in the shape of the
-    weights, as `explain.fit_patterns` estimates them. It starts with the target's logit at its class. FLOPs: 2 forward passes.
-    Raises ValueError naming a layer whose pattern is missing or has another shape.
+    weights, as `explain.fit_patterns` estimates them. It starts with the target's logit at its class. FLOPs: 2
+    forward passes. Raises ValueError naming a layer whose pattern is missing or has another shape.
     """
     def choose(operation):
         if operation.merge is None:

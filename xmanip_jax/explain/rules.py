@@ -1,8 +1,8 @@
 """Propagation rules of one linear layer: how the relevance of its result is shared out among its inputs.
 
 A rule is `rule(relevance, layer: rewrite.LinearLayer) -> relevance of layer.x`. Notation: x+ = max(x, 0),
-x- = min(x, 0), z = W x + b; R is the relevance of z. A denominator z is stabilised to z + s * sign(z) with sign(0) = +1; with s = 0, a
-neuron whose denominator is 0 passes nothing on, and the rule stays differentiable.
+x- = min(x, 0), z = W x + b; R is the relevance of z. A denominator z is stabilised to z + s * sign(z) with
+sign(0) = +1; with s = 0, a neuron whose denominator is 0 passes nothing on, and the rule stays differentiable.
 """
 
 from collections.abc import Callable

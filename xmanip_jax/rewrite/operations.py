@@ -10,7 +10,7 @@ __all__ = ["AFFINE", "Tag", "is_activation", "is_max_pool", "keeps_sign", "kind_
 
 AFFINE = {"add", "add_any", "sub", "mul", "div", "neg"}
 _NEUTRAL = {"broadcast_in_dim", "convert_element_type", "stop_gradient", "copy", "reshape", "squeeze"}
-_COMPARE = {"and", "ceil", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "round", "sign", "xor"}
+_STEPS = {"and", "ceil", "eq", "floor", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "round", "sign", "xor"}
 _CURVED = {"abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "clamp", "cos", "cosh",
            "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "log", "log1p", "logistic", "max", "min",
            "pow", "rsqrt", "select_n", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
@@ -55,7 +55,7 @@ def is_activation(eqn, tags):
         return False
     carried = [v for v, t in zip(eqn.invars, tags, strict=True) if t and t.carried]
     same_shape = len(carried) == 1 and carried[0].aval.shape == eqn.outvars[0].aval.shape
-    return same_shape and _primitives(eqn) <= _ELEMENTWISE | _NEUTRAL | _COMPARE and bool(_primitives(eqn) & _CURVED)
+    return same_shape and _primitives(eqn) <= _ELEMENTWISE | _NEUTRAL | _STEPS and bool(_primitives(eqn) & _CURVED)
 
 
 def _primitives(eqn):
@@ -102,7 +102,7 @@ def keeps_sign(eqn, kind, tags):
     if kind == "elementwise":
         if name == "integer_pow":
             return eqn.params["y"] % 2 == 0
-        kept = name == "max" and any(known) or name in AFFINE - {"neg", "sub"} and all(known)
+        kept = (name == "max" and any(known)) or (name in AFFINE - {"neg", "sub"} and all(known))
         return name in _NONNEGATIVE or kept
     if kind == "add":
         return name != "sub" and all(known)
