@@ -19,17 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import jax
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import attacking
 import inputs
 import methods
 import report
 import runs
-from xmanip_jax import attack, explain, models, plot, smooth
+from xmanip_jax import attack, models, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
 SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
@@ -103,51 +101,19 @@ def checked(config):
         raise ValueError("--resume needs the run folder: --out")
 
 
-def attack_batches(config, network, images, targets, out, bar):
-    """All batches as one dictionary of arrays; finished ones are read back."""
+def attacked(config, network, images, targets, out, bar):
+    """The arrays of attacking.attack_batches; finished batches are read back."""
     patterns = None
     if config.explanation == "pattern_attribution":
         patterns = models.read_tensors(config.patterns) if config.patterns else methods.fit_patterns(network, images)
-    attacked, judge = methods.method(config.explanation, network, integration_steps=config.integration_steps,
-                                     layer=config.layer, patterns=patterns)
-    manipulate = attack.manipulation(
-        attacked, judged_by=judge, steps=config.steps, preprocess=network.preprocess,
+    pair = methods.method(config.explanation, network, integration_steps=config.integration_steps, layer=config.layer,
+                          patterns=patterns)
+    return attacking.attack_batches(
+        pair, network, images, targets, batch=config.batch, seed=config.seed, keep=partial(runs.finished, out),
+        watch=attacking.watching(bar, "batch", config.steps), steps=config.steps,
         constraint=CONSTRAINTS[config.constraint](config.epsilon), surrogate=SURROGATES[config.surrogate](),
         optimizer=attack.default_optimizer(config.steps, config.learning_rate),
         objective=attack.weighted((1.0, attack.match_map()), (config.output_weight, attack.keep_output())))
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0))
-    def target_map(model, pixels, key):
-        x = network.preprocess(pixels)
-        return explain.heatmap(judge(model, x, model(x).argmax(), key=key))
-
-    def compute(part, index):
-        x, x_target = images[part], targets[part]
-        key = jax.random.fold_in(jax.random.key(config.seed), index)
-        keys = jax.random.split(key, len(x))
-        goal = target_map(network.model, x_target, keys)
-        label = f"{index + 1}/{batches}"
-        task = bar.add_task(f"batch {label}: compiling", total=config.steps, status="")
-
-        def show(p):
-            correlation = float(np.median(report.pearson(p.heatmap, goal)))
-            bar.update(task, completed=p.step, description=f"batch {label}",
-                       status=f"loss {np.median(p.loss):.3f}  best {np.median(p.best):.3f}  r {correlation:.3f}")
-
-        y = inputs.predict(network, x)
-        result = manipulate(network.model, x, goal, labels=y, key=key, callback=show)
-        bar.update(task, completed=config.steps)
-        return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
-                "map_original": result.clean.heatmap, "map_target": goal, "map_adv": result.heatmap,
-                "logits_original": result.clean.logits, "logits_adv": result.logits}
-
-    batches = -(-len(images) // config.batch)
-    parts = []
-    for i in range(batches):
-        part = slice(i * config.batch, (i + 1) * config.batch)
-        parts.append(runs.finished(out, i, lambda part=part, i=i: compute(part, i)))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def main(config: Config) -> None:
@@ -161,11 +127,9 @@ def main(config: Config) -> None:
     runs.open_run(out, settings, resume=config.resume)
     console.print(f"run folder: [bold]{out}[/bold]")
     start = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-               TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"))
     try:
-        with Progress(*columns, console=console) as bar:
-            arrays = attack_batches(config, network, images, targets, out, bar)
+        with attacking.progress(console) as bar:
+            arrays = attacked(config, network, images, targets, out, bar)
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
         sys.exit(130)

@@ -50,9 +50,10 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     _atomic(path, lambda f: np.savez_compressed(f, **arrays))
 
 
-def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Part `index` of a run: read if it is there, else computed and kept."""
-    path = out / "parts" / f"{index:05d}.npz"
+def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]], *,
+             name: str = "") -> dict[str, np.ndarray]:
+    """Part `index` of a run, or of that of its pieces that `name` says: read if it is there, else computed and kept."""
+    path = out / "parts" / f"{name}{'-' * bool(name)}{index:05d}.npz"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
         write_arrays(path, {name: np.asarray(value) for name, value in compute().items()})
