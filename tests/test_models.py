@@ -13,15 +13,24 @@ from jax import lax
 from oracles.make_model_oracles import POOLINGS, SEEDED, TRAINED, seeded_images, seeded_weight, tied_image
 
 from checks import check_derivatives
-from xmanip_jax import data, rewrite
-from xmanip_jax.models import NETWORKS, VGG16, CifarResNet, functional, load, max_pool
+from xmanip_jax import data, rewrite, smooth
+from xmanip_jax.models import NETWORKS, VGG16, VGG19, CifarResNet, DenseNet121, ResNet, functional, load, max_pool
+from xmanip_jax.models.net import abstract
 from xmanip_jax.models.pooling import avg_pool, pooled_size
+from xmanip_jax.models.weights import weight_shapes
 
-ORACLES = np.load(pathlib.Path(__file__).parent / "oracles" / "models.npz")
+FOLDER = pathlib.Path(__file__).parent / "oracles"
+ORACLES = np.load(FOLDER / "models.npz")
 SHAPES = {name: {n: tuple(s) for n, s in shapes.items()} for name, shapes in json.loads(str(ORACLES["shapes"])).items()}
 STAGES = {"squeezenet1_1": [f"fire{i}" for i in range(2, 10)], "cifar10_resnet20": ["stage1", "stage2"],
           "efficientnet_lite0": [f"stage{i}" for i in range(1, 8)], "small_cnn": ["stage1", "stage2"],
-          "vgg16": [f"stage{i}" for i in range(1, 6)]}
+          "vgg16": [f"stage{i}" for i in range(1, 6)], "vgg19": [f"stage{i}" for i in range(1, 6)],
+          "resnet18": [f"stage{i}" for i in range(1, 5)], "resnet50": [f"stage{i}" for i in range(1, 5)],
+          "densenet121": [f"denseblock{i}" for i in range(1, 5)]}
+# ImageNet networks with fewer weights than the real ones.
+SMALL = {"vgg16": partial(VGG16, num_classes=10, input_size=64), "vgg19": partial(VGG19, num_classes=10, input_size=64),
+         "resnet18": partial(ResNet, depth=18, num_classes=10), "resnet50": partial(ResNet, depth=50, num_classes=10),
+         "densenet121": partial(DenseNet121, num_classes=10)}
 
 
 # The model is an argument: parameters closed over become constants, which XLA takes seconds to fold.
@@ -37,9 +46,8 @@ def pretrained(name):
 
 def untrained(name, monkeypatch, weight):
     """The network with weight(torch name, shape) everywhere."""
-    if name == "vgg16":
-        small = NETWORKS[name]._replace(build=partial(VGG16, num_classes=10, input_size=64))
-        monkeypatch.setitem(NETWORKS, name, small)
+    if name in SMALL:
+        monkeypatch.setitem(NETWORKS, name, NETWORKS[name]._replace(build=SMALL[name]))
     return load(name, {n: weight(n, shape) for n, shape in SHAPES[name].items()})
 
 
@@ -66,9 +74,21 @@ def test_layers_are_named_and_activations_and_pools_are_found(name, monkeypatch)
     contents = rewrite.inspect(network.model, jnp.zeros(SEEDED[name][1:]))
     assert [layer.name for layer in contents.layers] == [*STAGES[name], "features"]
     calls = {"squeezenet1_1": {"relu": 26}, "cifar10_resnet20": {"relu": 19}, "efficientnet_lite0": {"relu6": 33},
-             "small_cnn": {"relu": 2}, "vgg16": {"relu": 15}}
+             "small_cnn": {"relu": 2}, "vgg16": {"relu": 15}, "vgg19": {"relu": 18}, "resnet18": {"relu": 17},
+             "resnet50": {"relu": 49}, "densenet121": {"relu": 121}}
     assert contents.activations == calls[name] and not contents.kinks and not contents.custom_rules
-    assert contents.max_pools == {"squeezenet1_1": 3, "vgg16": 5}.get(name, 0)
+    pools = {"squeezenet1_1": 3, "vgg16": 5, "vgg19": 5, "resnet18": 1, "resnet50": 1, "densenet121": 1}
+    assert contents.max_pools == pools.get(name, 0)
+
+
+# Numbers of parameters as torchvision's documentation states them.
+@pytest.mark.parametrize(("name", "parameters"), [("vgg16", 138357544), ("vgg19", 143667240), ("resnet18", 11689512),
+                                                  ("resnet50", 25557032), ("densenet121", 7978856)])
+def test_weights_have_torchvisions_names_and_shapes(name, parameters):
+    lines = [line.split() for line in (FOLDER / "torchvision.txt").read_text().splitlines()]
+    listed = {weight: tuple(map(int, shape)) for network, weight, *shape in lines if network == name}
+    assert weight_shapes(abstract(NETWORKS[name].build)) == listed
+    assert sum(int(np.prod(shape)) for n, shape in listed.items() if ".running_" not in n) == parameters
 
 
 def test_vgg_with_a_linear_head_takes_any_size_and_bad_options_are_refused():
@@ -80,6 +100,8 @@ def test_vgg_with_a_linear_head_takes_any_size_and_bad_options_are_refused():
             VGG16(**wrong, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="6 n \\+ 2"):
         CifarResNet(depth=18, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="one of 18, 50, got 20"):
+        ResNet(depth=20, rngs=nnx.Rngs(0))
 
 
 def test_training_normalises_with_the_batch_and_updates_the_running_statistics(monkeypatch):
@@ -165,20 +187,21 @@ def _hits(network, images, labels, batch=250):
     return int((np.concatenate(logits).argmax(-1) == labels).sum())
 
 
-@pytest.mark.parametrize(("size", "window", "stride", "ceil"), POOLINGS)
-def test_pooling_and_its_ties_equal_torchs(size, window, stride, ceil):
-    x, key = tied_image(size), f"pool/{size}-{window}-{stride}-{int(ceil)}"
-    y, pull = jax.vjp(lambda x: max_pool(x, window, stride, ceil), x)
+@pytest.mark.parametrize(("size", "window", "stride", "ceil", "padding"), POOLINGS)
+def test_pooling_and_its_ties_equal_torchs(size, window, stride, ceil, padding):
+    x, key = tied_image(size), f"pool/{size}-{window}-{stride}-{int(ceil)}-{padding}"
+    y, pull = jax.vjp(lambda x: max_pool(x, window, stride, ceil, padding), x)
     np.testing.assert_array_equal(y, ORACLES[key])
     weights = np.arange(1, y.size + 1, dtype=np.float32).reshape(y.shape[2], *y.shape[:2]).transpose(1, 2, 0)
     np.testing.assert_array_equal(pull(jnp.asarray(weights))[0], ORACLES[key + "/grad"])
-    assert y.shape[0] == pooled_size(size, window, stride, ceil)
+    assert y.shape[0] == pooled_size(size, window, stride, ceil, padding)
 
 
-@pytest.mark.parametrize(("window", "stride", "ceil"), [(3, 2, True), (2, 2, False), (1, 2, False)])
-def test_pooling_differentiates_to_second_order(x64, window, stride, ceil):
+@pytest.mark.parametrize(("window", "stride", "ceil", "padding"), [(3, 2, True, 0), (2, 2, False, 0), (1, 2, False, 0),
+                                                                   (3, 2, False, 1)])
+def test_pooling_differentiates_to_second_order(x64, window, stride, ceil, padding):
     x = jax.random.normal(jax.random.key(0), (6, 7, 2), jnp.float64)
-    check_derivatives(lambda x: jnp.sum(jnp.sin(max_pool(x**2, window, stride, ceil))), x)
+    check_derivatives(lambda x: jnp.sum(jnp.sin(max_pool(x**2, window, stride, ceil, padding))), x)
 
 
 def test_pooling_derivatives_equal_those_of_reduce_window_under_every_transformation():
@@ -203,8 +226,19 @@ def test_pooling_derivatives_equal_those_of_reduce_window_under_every_transforma
 
 
 def test_pooling_stays_one_equation_and_refuses_what_does_not_fit():
-    jaxpr = jax.make_jaxpr(lambda x: max_pool(x, 3, 2, True))(jnp.ones((7, 7, 1)))
-    assert [e.primitive.name for e in jaxpr.jaxpr.eqns] == ["custom_jvp_call"]
+    for options in ({"ceil": True}, {"padding": 1}):
+        jaxpr = jax.make_jaxpr(lambda x, options=options: max_pool(x, 3, 2, **options))(jnp.ones((7, 7, 1)))
+        assert [e.primitive.name for e in jaxpr.jaxpr.eqns] == ["custom_jvp_call"]
     with pytest.raises(ValueError, match="window of 3 does not fit into an axis of 2"):
         max_pool(jnp.ones((2, 5, 1)), 3, 2)
+    with pytest.raises(ValueError, match="padding must be between 0 and half the pooling window of 3, got 2"):
+        max_pool(jnp.ones((7, 7, 1)), 3, 2, padding=2)
     np.testing.assert_allclose(avg_pool(jnp.arange(16.0).reshape(4, 4, 1), 2, 2)[..., 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def test_a_rewrite_sees_the_padding_of_a_pooling():
+    x, seen = jax.random.normal(jax.random.key(0), (7, 8, 2)), []
+    pool = lambda z, window: (seen.append(window.padding), smooth.soft_max_pool(z, 1e5, window))[1]
+    soft = rewrite.replace(lambda x: max_pool(x, 3, 2, padding=1), {"max_pool": pool})(x)
+    assert seen == [((1, 1), (1, 0), (0, 0))]
+    np.testing.assert_allclose(soft, max_pool(x, 3, 2, padding=1), atol=1e-4)

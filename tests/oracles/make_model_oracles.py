@@ -13,8 +13,10 @@ import zlib
 
 import numpy as np
 
-POOLINGS = ((7, 3, 2, True), (7, 3, 2, False), (8, 3, 2, True), (6, 2, 2, False), (5, 2, 2, True), (4, 1, 2, True),
-            (5, 2, 3, True), (4, 1, 3, True))
+# (size, window, stride, ceil, padding)
+POOLINGS = ((7, 3, 2, True, 0), (7, 3, 2, False, 0), (8, 3, 2, True, 0), (6, 2, 2, False, 0), (5, 2, 2, True, 0),
+            (4, 1, 2, True, 0), (5, 2, 3, True, 0), (4, 1, 3, True, 0), (7, 3, 2, False, 1), (8, 3, 2, False, 1),
+            (8, 3, 2, True, 1), (5, 2, 2, True, 1), (4, 3, 3, True, 1), (6, 5, 3, False, 2))
 
 
 def seeded_weight(name, shape):
@@ -31,8 +33,8 @@ def seeded_images(*shape):
 
 
 def tied_image(size):
-    """Small integers: nearly every pooling window has ties."""
-    return np.random.default_rng(size).integers(0, 3, (size, size + 1, 2)).astype(np.float32)
+    """Small integers: nearly every pooling window has ties. Negative: padding with zeros would show."""
+    return np.random.default_rng(size).integers(-3, 0, (size, size + 1, 2)).astype(np.float32)
 
 
 def networks(torch, weight):
@@ -100,23 +102,62 @@ def networks(torch, weight):
         x = conv(same(F.relu(x), 7, 1), "conv3", 100, 7)
         return dense(x.mean((2, 3)), "linear", 10, bias=False)
 
-    def vgg16(x):
+    def vgg(x, counts):
         layer = 0
-        for stage in ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3):
-            for out in stage:
+        for count, out in zip(counts, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(count):
                 x, layer = F.relu(conv(x, f"features.{layer}", out, 3, 1, 1)), layer + 2
             x, layer = F.max_pool2d(x, 2), layer + 1
         x = F.relu(dense(x.flatten(1), "classifier.0", 4096))
         return dense(F.relu(dense(x, "classifier.3", 4096)), "classifier.6", 10)
 
+    def resnet(x, counts, bottleneck):
+        x = F.relu(norm(conv(x, "conv1", 64, 7, 2, 3, bias=False), "bn1"))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for stage, count in enumerate(counts):
+            for i in range(count):
+                name, stride, width = f"layer{stage + 1}.{i}", 2 if stage and not i else 1, 64 * 2**stage
+                if bottleneck:  # (channels, kernel size, stride)
+                    convolutions = ((width, 1, 1), (width, 3, stride), (4 * width, 1, 1))
+                else:
+                    convolutions = ((width, 3, stride), (width, 3, 1))
+                y = x
+                for n, (out, size, step) in enumerate(convolutions, 1):
+                    y = F.relu(y) if n > 1 else y
+                    y = norm(conv(y, f"{name}.conv{n}", out, size, step, size // 2, bias=False), f"{name}.bn{n}")
+                if y.shape != x.shape:
+                    name += ".downsample."
+                    x = norm(conv(x, name + "0", y.shape[1], 1, stride, bias=False), name + "1")
+                x = F.relu(x + y)
+        return dense(x.mean((2, 3)), "fc", 10)
+
+    def densenet121(x):
+        x = F.relu(norm(conv(x, "features.conv0", 64, 7, 2, 3, bias=False), "features.norm0"))
+        x = F.max_pool2d(x, 3, 2, 1)
+        for block, count in enumerate((6, 12, 24, 16), 1):
+            for i in range(1, count + 1):
+                name = f"features.denseblock{block}.denselayer{i}."
+                y = conv(F.relu(norm(x, name + "norm1")), name + "conv1", 128, 1, bias=False)
+                y = conv(F.relu(norm(y, name + "norm2")), name + "conv2", 32, 3, 1, 1, bias=False)
+                x = torch.cat([x, y], 1)
+            if block < 4:
+                name = f"features.transition{block}."
+                x = conv(F.relu(norm(x, name + "norm")), name + "conv", x.shape[1] // 2, 1, bias=False)
+                x = F.avg_pool2d(x, 2)
+        return dense(F.relu(norm(x, "features.norm5")).mean((2, 3)), "classifier", 10)
+
     return {"squeezenet1_1": squeezenet1_1, "cifar10_resnet20": lambda x: cifar_resnet(x, 3),
             "cifar10_resnet56": lambda x: cifar_resnet(x, 9), "efficientnet_lite0": efficientnet_lite0,
-            "small_cnn": small_cnn, "vgg16": vgg16}
+            "small_cnn": small_cnn,
+            "vgg16": lambda x: vgg(x, (2, 2, 3, 3, 3)), "vgg19": lambda x: vgg(x, (2, 2, 4, 4, 4)),
+            "resnet18": lambda x: resnet(x, (2, 2, 2, 2), bottleneck=False),
+            "resnet50": lambda x: resnet(x, (3, 4, 6, 3), bottleneck=True), "densenet121": densenet121}
 
 
 # name -> (shape of the images, with batch)
 SEEDED = {"squeezenet1_1": (2, 66, 71, 3), "cifar10_resnet20": (2, 32, 32, 3), "efficientnet_lite0": (2, 65, 70, 3),
-          "small_cnn": (2, 29, 28, 1), "vgg16": (1, 64, 64, 3)}
+          "small_cnn": (2, 29, 28, 1), "vgg16": (1, 64, 64, 3), "vgg19": (1, 64, 64, 3), "resnet18": (2, 65, 70, 3),
+          "resnet50": (2, 65, 70, 3), "densenet121": (2, 65, 70, 3)}
 TRAINED = {"squeezenet1_1": (2, 227, 227, 3), "cifar10_resnet20": (2, 32, 32, 3), "cifar10_resnet56": (2, 32, 32, 3),
            "efficientnet_lite0": (2, 224, 224, 3), "small_cnn": (2, 28, 28, 1)}
 
@@ -153,10 +194,10 @@ def main(data, efficientnet):
             return tensors[n]
 
         oracles[f"{name}/trained"] = forward(name, prepare[name](seeded_images(*shape)), trained)
-    for size, window, stride, ceil in POOLINGS:
+    for size, window, stride, ceil, padding in POOLINGS:
         x = torch.from_numpy(tied_image(size).transpose(2, 0, 1).copy()).requires_grad_()
-        y = torch.nn.functional.max_pool2d(x[None], window, stride, ceil_mode=ceil)[0]
-        key = f"pool/{size}-{window}-{stride}-{int(ceil)}"
+        y = torch.nn.functional.max_pool2d(x[None], window, stride, padding, ceil_mode=ceil)[0]
+        key = f"pool/{size}-{window}-{stride}-{int(ceil)}-{padding}"
         (y * (1 + torch.arange(y.numel()).reshape(y.shape))).sum().backward()
         oracles[key], oracles[key + "/grad"] = (a.detach().numpy().transpose(1, 2, 0) for a in (y, x.grad))
     file = pathlib.Path(__file__).with_name("models.npz")

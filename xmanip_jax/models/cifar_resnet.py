@@ -6,6 +6,7 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from .blocks import conv, norm
 from .pooling import global_avg_pool
 
 __all__ = ["CifarResNet"]
@@ -25,7 +26,7 @@ class CifarResNet(nnx.Module):
         if rest or blocks < 1:
             raise ValueError(f"depth must be 6 n + 2 with n >= 1, got {depth}")
         self.act = act
-        self.conv1, self.bn1 = _conv(3, 16, 1, rngs), _norm(16, rngs)
+        self.conv1, self.bn1 = conv(3, 16, 3, 1, rngs), norm(16, rngs)
         self.layer1 = _stage(blocks, 16, 16, 1, act, rngs)
         self.layer2 = _stage(blocks, 16, 32, 2, act, rngs)
         self.layer3 = _stage(blocks, 32, 64, 2, act, rngs)
@@ -45,8 +46,8 @@ class BasicBlock(nnx.Module):
 
     def __init__(self, channels: int, out: int, stride: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
         self.act, self.stride, self.extra = act, stride, out - channels
-        self.conv1, self.bn1 = _conv(channels, out, stride, rngs), _norm(out, rngs)
-        self.conv2, self.bn2 = _conv(out, out, 1, rngs), _norm(out, rngs)
+        self.conv1, self.bn1 = conv(channels, out, 3, stride, rngs), norm(out, rngs)
+        self.conv2, self.bn2 = conv(out, out, 3, 1, rngs), norm(out, rngs)
 
     def __call__(self, x: Array) -> Array:
         y = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
@@ -62,11 +63,3 @@ class BasicBlock(nnx.Module):
 def _stage(blocks, channels, out, stride, act, rngs):
     first = BasicBlock(channels, out, stride, act=act, rngs=rngs)
     return nnx.List([first] + [BasicBlock(out, out, 1, act=act, rngs=rngs) for _ in range(blocks - 1)])
-
-
-def _conv(channels, out, stride, rngs):
-    return nnx.Conv(channels, out, (3, 3), stride, padding=1, use_bias=False, rngs=rngs)
-
-
-def _norm(channels, rngs):
-    return nnx.BatchNorm(channels, use_running_average=True, momentum=0.9, rngs=rngs)

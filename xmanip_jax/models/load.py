@@ -14,11 +14,13 @@ from jax import Array
 from jax.tree_util import Partial
 
 from .cifar_resnet import CifarResNet
+from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
-from .net import Net, functional
+from .net import Net, abstract, functional
+from .resnet import ResNet
 from .small_cnn import SmallCNN
 from .squeezenet import SqueezeNet
-from .vgg import VGG16
+from .vgg import VGG16, VGG19
 from .weights import load_weights
 
 __all__ = ["NETWORKS", "Network", "Pretrained", "load"]
@@ -82,6 +84,10 @@ NETWORKS: Mapping[str, Network] = {
     "small_cnn_cifar10": Network(partial(SmallCNN, channels=3), 32, 3, 10, (1.0,) * 3, (0.0,) * 3,
                                  "networks/boopathy2020/cifar_smallgap_normal.safetensors"),
     "vgg16": Network(VGG16, 224, 3, 1000, **_IMAGENET, file="networks/vgg16.safetensors"),
+    "vgg19": Network(VGG19, 224, 3, 1000, **_IMAGENET, file="networks/vgg19.safetensors"),
+    "resnet18": Network(partial(ResNet, depth=18), 224, 3, 1000, **_IMAGENET, file="networks/resnet18.safetensors"),
+    "resnet50": Network(partial(ResNet, depth=50), 224, 3, 1000, **_IMAGENET, file="networks/resnet50.safetensors"),
+    "densenet121": Network(DenseNet121, 224, 3, 1000, **_IMAGENET, file="networks/densenet121.safetensors"),
 }
 
 
@@ -99,9 +105,7 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     spec = NETWORKS[name]
     weights = _default_weights(name, spec) if weights is None else weights
     options = {} if act is None else {"act": act}
-    # Abstract first: drawing initial values that the weights replace would cost seconds of compiling.
-    module = nnx.eval_shape(lambda: spec.build(rngs=nnx.Rngs(0), **options))
-    net, params, state = functional(load_weights(module, weights))
+    net, params, state = functional(load_weights(abstract(partial(spec.build, **options)), weights))
     model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
     preprocess = lambda pixels: jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
     shape = (spec.size, spec.size, spec.channels)

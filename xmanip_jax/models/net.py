@@ -1,11 +1,13 @@
 """A module as pure functions of its parameters: what training, defences and fooling differentiate."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
-__all__ = ["Net", "functional"]
+__all__ = ["Net", "abstract", "functional"]
 
 
 class Net(NamedTuple):
@@ -41,3 +43,14 @@ def functional(module: nnx.Module) -> tuple[Net, Any, Any]:
         return live(xs), nnx.to_pure_dict(nnx.state(live, nnx.Not(nnx.Any(nnx.Param, nnx.RngState))))
 
     return Net(apply, train_apply), nnx.to_pure_dict(params), nnx.to_pure_dict(state)
+
+
+def abstract(build: Callable[..., nnx.Module]) -> nnx.Module:
+    """The module build(rngs=...) with shapes in place of its arrays, for load_weights to fill; nothing is computed.
+
+    Drawing initial values that weights replace would cost seconds of compiling.
+    """
+    # nnx.Rngs counts its draws in a variable, and flax asks each new count for its sharding: of a traced value that
+    # takes a walk over the whole trace, together 4 s for DenseNet-121. Abstract draws can share a key.
+    key = jax.random.key(0)
+    return nnx.eval_shape(lambda: build(rngs=SimpleNamespace(params=lambda: key)))

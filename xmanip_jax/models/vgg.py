@@ -1,4 +1,4 @@
-"""VGG16 (Simonyan and Zisserman 2015), in the layout of torchvision's vgg16."""
+"""VGG16 and VGG19 (Simonyan and Zisserman 2015), in the layout of torchvision's vgg16 and vgg19."""
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,12 @@ from jax.ad_checkpoint import checkpoint_name
 
 from .pooling import global_avg_pool, max_pool
 
-__all__ = ["VGG16"]
+__all__ = ["VGG", "VGG16", "VGG19"]
 
-# Channels of each stage's convolutions; a stage ends in a 2/2 max-pooling.
-_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+_CHANNELS = (64, 128, 256, 512, 512)  # of each stage's convolutions; a stage ends in a 2/2 max-pooling
 
 
-class VGG16(nnx.Module):
+class VGG(nnx.Module):
     """x: Float[h, w, 3] or Float[b, h, w, 3] -> logits Float[classes] or Float[b, classes].
 
     classifier="torchvision": three dense layers on 512 maps of (input_size / 32)^2, with dropout 0.5 in training;
@@ -24,6 +23,8 @@ class VGG16(nnx.Module):
     Raises ValueError for another classifier or an input size that is not a multiple of 32.
     """
 
+    counts: tuple[int, ...]  # convolutions in each stage
+
     def __init__(self, *, num_classes: int = 1000, input_size: int = 224, classifier: str = "torchvision",
                  act=jax.nn.relu, rngs: nnx.Rngs):
         if classifier not in ("torchvision", "linear"):
@@ -32,7 +33,7 @@ class VGG16(nnx.Module):
             raise ValueError(f"input_size must be a multiple of 32, got {input_size}")
         self.act, self.flat = act, classifier == "torchvision"
         convs, channels = {}, 3
-        for index, out in _convolutions():
+        for index, out in _convolutions(self.counts):
             convs[str(index)] = nnx.Conv(channels, out, (3, 3), padding=1, rngs=rngs)
             channels = out
         self.features = nnx.Dict(convs)
@@ -42,9 +43,9 @@ class VGG16(nnx.Module):
         self.dropout = nnx.Dropout(0.5, deterministic=True)
 
     def __call__(self, x: Array) -> Array:
-        convolutions = iter(_convolutions())
-        for stage, widths in enumerate(_STAGES, 1):
-            for _ in widths:
+        convolutions = iter(_convolutions(self.counts))
+        for stage, count in enumerate(self.counts, 1):
+            for _ in range(count):
                 x = self.act(self.features[str(next(convolutions)[0])](x))
             x = max_pool(checkpoint_name(x, f"stage{stage}"), 2, 2)
         x = checkpoint_name(x, "features")
@@ -57,11 +58,23 @@ class VGG16(nnx.Module):
         return self.classifier["6"](x)
 
 
-def _convolutions():
+class VGG16(VGG):
+    """13 convolutions and 3 dense layers; input, options and named layers are those of `vgg.VGG`."""
+
+    counts = (2, 2, 3, 3, 3)
+
+
+class VGG19(VGG):
+    """16 convolutions and 3 dense layers; input, options and named layers are those of `vgg.VGG`."""
+
+    counts = (2, 2, 4, 4, 4)
+
+
+def _convolutions(counts):
     """(index in torchvision's `features`, output channels): activations and poolings take indices too."""
     index, found = 0, []
-    for widths in _STAGES:
-        for out in widths:
+    for count, out in zip(counts, _CHANNELS, strict=True):
+        for _ in range(count):
             found.append((index, out))
             index += 2
         index += 1

@@ -13,7 +13,7 @@ from flax import nnx
 from .errors import WeightsError
 from .torch_pickle import read_torch_pickle
 
-__all__ = ["WeightsError", "load_weights", "read_tensors", "save_weights"]
+__all__ = ["WeightsError", "load_weights", "read_tensors", "save_weights", "weight_shapes"]
 
 _READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_pickle}
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -57,7 +57,7 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
             problems.append(f"missing {slot.torch_name}")
             continue
         tensor, is_torch = np.asarray(tensors.pop(name)), name == slot.torch_name
-        expected = tuple(slot.shape[axis] for axis in _torch_axes(slot.shape)) if is_torch else slot.shape
+        expected = slot.torch_shape if is_torch else slot.shape
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
         found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch else tensor
@@ -82,6 +82,11 @@ def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
         partial.unlink(missing_ok=True)
 
 
+def weight_shapes(module: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """The names and shapes, in torch's layout, that save_weights writes and load_weights takes; no weight is read."""
+    return {slot.torch_name: slot.torch_shape for slot in _slots(module)}
+
+
 class _Slot(NamedTuple):
     """One array of a module: where it is, its name there and in torch, its shape, and the variable that holds it."""
 
@@ -90,6 +95,10 @@ class _Slot(NamedTuple):
     torch_name: str
     shape: tuple[int, ...]
     variable: nnx.Variable
+
+    @property
+    def torch_shape(self):
+        return tuple(self.shape[axis] for axis in _torch_axes(self.shape))
 
 
 def _slots(module):
