@@ -2,9 +2,10 @@
 
 import os
 
-# Tests compile much and compute little.
-FAST_COMPILE = " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + FAST_COMPILE
+# Tests compile much and compute little; two devices are there for sharding.
+FLAGS = "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true", \
+    "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -1,13 +1,13 @@
-"""Figures: photographs beside their heat maps. Needs matplotlib, the extra `plot`."""
+"""Figures: photographs beside their heat maps, and numbers compared. Needs matplotlib, the extra `plot`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .types import ArrayLike
 
-__all__ = ["manipulation", "manipulations", "save"]
+__all__ = ["comparison", "gallery", "manipulation", "manipulations", "save", "sweep"]
 
 _MAP_STYLE = {"cmap": "inferno", "vmin": 0.0}
 
@@ -60,6 +60,103 @@ def manipulations(arrays: Mapping[str, ArrayLike], indices=None):
     return figure
 
 
+def gallery(rows: Mapping[str, Sequence[ArrayLike]], titles: Sequence[str], *,
+            notes: Mapping[str, Sequence[str]] | None = None):
+    """A grid of photographs and heat maps: a row for each explanation, say, of one photograph.
+
+    Args:
+      rows: from the row's label to its panels: pixels Float[h, w, c] in [0, 1], heat maps Float[h', w'].
+      titles: of the columns.
+      notes: from the row's label to a text in the corner of each panel; "" for none.
+
+    Returns a matplotlib Figure. The heat maps of a row share their colours, up to the 99.5th percentile of all of them.
+    """
+    figure, axes = _grid(len(rows), len(titles), width=min(12.0, 1.9 * len(titles)))
+    for line, (label, panels) in zip(axes, rows.items(), strict=True):
+        panels = [np.asarray(panel) for panel in panels]
+        maps = [panel.ravel() for panel in panels if panel.ndim == 2]
+        top = float(np.quantile(np.concatenate(maps), 0.995)) if maps else 1.0
+        texts = (notes or {}).get(label, [""] * len(panels))
+        for axis, panel, text in zip(line, panels, texts, strict=True):
+            _image(axis, panel) if panel.ndim == 3 else axis.imshow(panel, vmax=max(top, 1e-12), **_MAP_STYLE)
+            if text:
+                axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=8, color="white",
+                          bbox={"facecolor": "black", "alpha": 0.55, "pad": 1.5, "edgecolor": "none"})
+        line[0].set_ylabel(_words(label), fontsize=10)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+def comparison(numbers: Mapping[str, Mapping[str, ArrayLike]], measures: Mapping[str, str], *,
+               log: Collection[str] = (), columns: int = 3):
+    """Box plots, a panel for each measure and a box for each group, as Dombrowski et al. 2019 show theirs (figure 3).
+
+    Boxes reach from the 25th to the 75th percentile, whiskers from the 10th to the 90th, the line is the median.
+
+    Args:
+      numbers: from the group (an explanation, a network, a defence) to its measures, each Float[n]; nan is left out.
+      measures: from the measure's name to its panel's title, in the order of the panels.
+      log: the measures with a logarithmic axis.
+      columns: panels side by side.
+
+    Returns a matplotlib Figure.
+    """
+    rows = -(-len(measures) // columns)
+    figure, axes = _figure(rows, columns, width=max(3.6, 0.45 * len(numbers) + 1.2) * columns, height=2.4 * rows + 0.9)
+    black = {"color": "black", "linewidth": 0.9}
+    for axis, (name, title) in zip(axes.flat, measures.items(), strict=False):
+        values = [np.asarray(group[name], float).ravel() for group in numbers.values()]
+        drawn = axis.boxplot([v[~np.isnan(v)] for v in values], whis=(10, 90), showfliers=False, widths=0.6,
+                             patch_artist=True, medianprops={"color": "black", "linewidth": 1.6}, boxprops=black,
+                             whiskerprops=black, capprops=black)
+        for i, box in enumerate(drawn["boxes"]):
+            box.set_facecolor(f"C{i % 10}")
+            box.set_alpha(0.75)
+        axis.set_title(title, fontsize=10)
+        axis.set_yscale("log" if name in log else "linear")
+        axis.grid(axis="y", linewidth=0.4, alpha=0.6)
+        axis.set_xticks(range(1, len(values) + 1), [])
+    for column in axes.T:
+        used = [axis for axis in column if axis.get_title()]
+        used[-1].set_xticklabels(map(_words, numbers), rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
+        for axis in column[len(used):]:
+            axis.set_axis_off()
+    return figure
+
+
+def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, float, float]]]], *, xlabel: str,
+          ylabel: str, columns: int = 3):
+    """Curves with bands over a positive parameter, and reference points beside them: a panel for each group.
+
+    Args:
+      panels: from the panel's title to its curves, from the curve's label to its points, from a position to
+        (value, low, high). Numbers are positions on the logarithmic axis; a string names a reference, drawn at the
+        right. All panels have the same curves.
+      xlabel, ylabel: of all panels.
+      columns: panels side by side.
+
+    Returns a matplotlib Figure with one legend above the panels.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = _figure(rows, columns, width=max(7.5, 3.9 * columns), height=2.4 * rows + 1.2, sharey=True)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        place = _places(axis, {at: None for curve in curves.values() for at in curve})
+        for i, (label, curve) in enumerate(curves.items()):
+            _curve(axis, {place[at]: v for at, v in curve.items() if not isinstance(at, str)}, f"C{i}", label)
+            _points(axis, {place[at]: v for at, v in curve.items() if isinstance(at, str)}, f"C{i}")
+        axis.set_title(_words(title), fontsize=10)
+        axis.grid(axis="y", linewidth=0.4, alpha=0.6)
+    for axis in axes.flat[len(panels):]:
+        axis.set_axis_off()
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
 def save(figure, path: Path, *, dpi: int = 110) -> None:
     """Write a figure and release its memory."""
     figure.savefig(path, dpi=dpi, bbox_inches="tight", facecolor="white")
@@ -69,11 +166,15 @@ def save(figure, path: Path, *, dpi: int = 110) -> None:
 _NEEDED = ("x", "x_adv", "x_target", "map_original", "map_adv", "map_target")
 
 
-def _grid(rows, columns, *, width):
+def _figure(rows, columns, *, width, height, **shared):
     from matplotlib.figure import Figure  # no global state, no window
 
-    figure = Figure(figsize=(width, width / columns * rows * 1.08), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _grid(rows, columns, *, width):
+    figure, axes = _figure(rows, columns, width=width, height=width / columns * rows * 1.08)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -90,3 +191,35 @@ def _map(axis, map):
 
 def _title(name, line):
     return f"{name}\n{line}" if line else name
+
+
+def _places(axis, positions):
+    """{position: where it is on the axis}: numbers where they are, names behind them, ticks at all of them."""
+    numbers = sorted(at for at in positions if not isinstance(at, str))
+    names = [at for at in positions if isinstance(at, str)]
+    last = max(numbers, default=1.0)
+    places = {at: at for at in numbers} | {name: last * 2.5 ** (i + 1.5) for i, name in enumerate(names)}
+    axis.set_xscale("log")
+    axis.set_xticks(list(places.values()), [at if isinstance(at, str) else f"{at:g}" for at in places], rotation=40,
+                    ha="right", rotation_mode="anchor", fontsize=8)
+    axis.set_xticks([], minor=True)
+    if numbers and names:
+        axis.axvline(last * 2.5**0.75, color="grey", linewidth=0.8, linestyle=":")
+    return places
+
+
+def _curve(axis, points, color, label):
+    at = sorted(points)
+    value, low, high = np.array([points[p] for p in at], float).reshape(-1, 3).T
+    axis.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+    axis.plot(at, value, color=color, marker="o", markersize=3, linewidth=1.4, label=label)
+
+
+def _points(axis, points, color):
+    value, low, high = np.array(list(points.values()), float).reshape(-1, 3).T
+    axis.errorbar(list(points), value, [value - low, high - value], color=color, marker="s", markersize=4, capsize=2,
+                  linewidth=1.2, linestyle="none")
+
+
+def _words(label):
+    return label.replace("_", " ")

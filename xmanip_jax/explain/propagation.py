@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .. import rewrite
 from ..types import Array, ArrayLike, Explanation
 from .base import explanation, select
-from .rules import Rule, alpha_beta, epsilon, ratio, z_box, z_plus
+from .rules import Rule, alpha_beta, epsilon, z_box, z_plus
 
 __all__ = ["deconvnet", "guided_backprop", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "pattern_attribution"]
 
@@ -52,7 +52,7 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
       first: rule of the linear layers that no other precedes; default that of their kind.
       sums: rule of additions, sums and average pools, as linear layers of weight 1: epsilon() splits
         in proportion to the summands (the default), z_plus() in proportion to their positive parts.
-      max_pool: "winner" (the first largest takes all) or "proportional".
+      max_pool: "winner" (the first largest takes all), or "proportional": as a sum over the window.
       layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
       rules: from the name of a primitive, or of a jitted or custom-rule function, to `(R, result, *operands) ->
         relevance of the operands that depend on the image`, a tuple if several. See docs/rewrite.md.
@@ -79,9 +79,9 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
         if kind in ("sum", "add"):
             return functools.partial(_summed, operation, sums)
         if kind in ("activation", "elementwise"):
-            return lambda relevance, result, *operands: relevance
+            return functools.partial(_passed, operation)
         if kind == "max_pool":
-            return None if max_pool == "winner" else functools.partial(_shared_pool, operation)
+            return None if max_pool == "winner" else functools.partial(_shared_pool, operation, sums)
         if kind == "max":
             return functools.partial(_first_largest, operation)
         return None if kind == "route" else NotImplemented
@@ -192,29 +192,42 @@ def _pull(operation, operands, relevance):
     return found[0] if len(found) == 1 else found
 
 
+def _passed(operation, relevance, result, *operands):
+    return _like(operands[operation.carried.index(True)], relevance)
+
+
+def _like(operand, relevance):
+    """What a result says of an operand that was broadcast into it."""
+    if operand.shape == relevance.shape:
+        return relevance
+    return jax.linear_transpose(lambda v: jnp.broadcast_to(v, relevance.shape), operand)(relevance)[0]
+
+
 def _summed(operation, rule, relevance, result, *operands):
     """An addition or a sum as a linear layer of weight 1."""
     values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
-    if operation.kind == "add":
-        signs = (1, -1) if operation.name == "sub" else (1, 1)
-        x = jnp.stack([s * v for s, v in zip(signs, values, strict=True)])
-        apply = lambda x, w: w * x.sum(0)
-    else:
-        x = values[0]
-        apply = lambda x, w: w * operation.apply(x)
-    one = jnp.ones((), x.dtype)
-    layer = rewrite.LinearLayer(x, one, 0 * one, result, apply, operation.nonnegative, None)
-    found = rule(relevance, layer)
-    return (found[0], found[1]) if operation.kind == "add" else found
+    if operation.kind == "sum":
+        return _shared(operation, rule, relevance, *values, operation.apply)
+    signs = (1, -1) if operation.name == "sub" else (1, 1)
+    terms = jnp.stack([s * jnp.broadcast_to(v, result.shape) for s, v in zip(signs, values, strict=True)])
+    found = _shared(operation, rule, relevance, terms, lambda x: x.sum(0))
+    return tuple(_like(v, part) for v, part in zip(values, found, strict=True))
 
 
-def _shared_pool(operation, relevance, result, x):
-    """Max-pooling as a sum over each window: R in proportion to the values."""
+def _shared_pool(operation, rule, relevance, result, x):
+    """Max-pooling as a sum over each window."""
     p = operation.params
+    if "window_dimensions" not in p:
+        raise rewrite.UnsupportedPrimitiveError('soft max-pooling has its own shares: max_pool="winner" takes them')
     window = p["window_dimensions"], p["window_strides"], p["padding"]
-    total = lambda v: jax.lax.reduce_window(v, jnp.zeros((), v.dtype), jax.lax.add, *window)
-    z, pull = jax.vjp(total, x)
-    return x * pull(ratio(relevance, z, 1e-6))[0]
+    zero = jnp.zeros((), x.dtype)
+    return _shared(operation, rule, relevance, x, lambda v: jax.lax.reduce_window(v, zero, jax.lax.add, *window))
+
+
+def _shared(operation, rule, relevance, x, total):
+    one = jnp.ones((), x.dtype)
+    layer = rewrite.LinearLayer(x, one, 0 * one, total(x), lambda x, w: w * total(x), operation.nonnegative, None)
+    return rule(relevance, layer)
 
 
 def _first_largest(operation, relevance, result, x):

@@ -15,7 +15,8 @@ from .errors import DerivativeInModelError, NoActivationError, UnsupportedPrimit
 from .interpreter import Rule, evaluate, sites
 from .jaxprs import bind, body, eqn_name, prims, subjaxprs, trace
 
-__all__ = ["ACTIVATIONS", "Call", "Window", "activation_kind", "call_kind", "calls", "inputs", "map_calls", "replace"]
+__all__ = ["ACTIVATIONS", "Call", "Window", "activation_kind", "call_kind", "calls", "inputs", "layer_kind",
+           "map_calls", "replace"]
 
 _BODIES = {"relu": ["max"], "relu6": ["max", "min"]}
 ACTIVATIONS = tuple(_BODIES)
@@ -49,6 +50,12 @@ def activation_kind(eqn) -> str | None:
     name = inner[0].params["name"]
     steps = [e.primitive.name for e in body(inner[0].params["jaxpr"])[0].eqns]
     return name if _BODIES.get(name) == steps else None
+
+
+def layer_kind(eqn) -> str | None:
+    """The kind of activation that an equation is or stands for: a smooth surrogate's layers keep the model's names."""
+    surrogates = {"softplus_beta": "relu", "softplus_beta6": "relu6"}
+    return activation_kind(eqn) or (surrogates.get(eqn.params["name"]) if eqn.primitive is prims.jit_p else None)
 
 
 def call_kind(eqn) -> str | None:

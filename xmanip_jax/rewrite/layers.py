@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..types import Model
-from .activations import activation_kind, call_kind
+from .activations import call_kind, layer_kind
 from .errors import LayerError
 from .interpreter import Rule, evaluate, sites
 from .jaxprs import bind, eqn_name, is_custom_rule, prims, trace
@@ -71,7 +71,7 @@ def layers(f: Model, x) -> tuple[Layer, ...]:
     """The layers of `f`, named in the model by `jax.ad_checkpoint.checkpoint_name(value, "features")`.
 
     A name used n > 1 times is listed as name#0 ... name#n-1. A model without names gets automatic ones for the
-    outputs of its activations: relu#0, relu#1, ...
+    outputs of its activations: relu#0, relu#1, ... (and its softplus surrogates keep them).
     """
     return tuple(layer for layer, _ in _layer_sites(trace(f, x)[0])[1])
 
@@ -115,11 +115,11 @@ def zero_at(f: Model, x, layer: str) -> Array:
 def _layer_sites(jaxpr):
     match = lambda e: e.params["name"] if e.primitive is prims.name_p else None
     if not (found := sites(jaxpr, match)):
-        match = activation_kind
+        match = layer_kind
         found = sites(jaxpr, match)
     total, seen, listed = Counter(s.kind for s in found), Counter(), []
     for site in found:
-        automatic = match is activation_kind or total[site.kind] > 1
+        automatic = match is layer_kind or total[site.kind] > 1
         name = f"{site.kind}#{seen[site.kind]}" if automatic else site.kind
         seen[site.kind] += 1
         listed.append((Layer(name, site.eqn.outvars[0].aval.shape, bool(_LOOPS & set(site.inside))), site))

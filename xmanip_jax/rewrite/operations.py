@@ -16,10 +16,10 @@ _CURVED = {"abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "c
            "pow", "rsqrt", "select_n", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
 _ELEMENTWISE = AFFINE | _CURVED
 _SUMS = {"reduce_sum", "reduce_window_sum", "cumsum"}
-_ROUTES = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "dynamic_slice",
+_ROUTES = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
            "dynamic_update_slice", "expand_dims", "gather", "max", "min", "name", "optimization_barrier", "pad",
            "reduce_precision", "reshape", "rev", "select_n", "sharding_constraint", "slice", "sort", "split", "squeeze",
-           "transpose"}
+           "stack", "tile", "transpose", "unstack"}
 _NONNEGATIVE_CALLS = {"relu", "relu6", "sigmoid", "softplus", "softplus_beta", "softplus_beta6"}
 _NONNEGATIVE = {"abs", "exp", "exp2", "logistic", "square"}
 

@@ -199,7 +199,7 @@ def _steps(nodes, early, known, outputs, counter):
             continue
         tags = [_tag(known, i) for i in node.inputs]
         eqn, carried = node.eqn, tuple(bool(t and t.carried) for t in tags)
-        if body_plans or not any(carried):
+        if body_plans or not any(carried) or not any(known[o].carried for o in node.outputs):
             steps.append(Step(None, eqn, node.inputs, node.outputs, body_plans))
             continue
         kind = kind_of(eqn, tags)
