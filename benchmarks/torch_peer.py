@@ -64,7 +64,7 @@ class Peer:
     """step() runs one attack step on a batch; loss_and_gradient() its first half, for checking."""
 
     def __init__(self, name, weights, beta, scale, shift, pixels, goal, labels, clean_logits, learning_rate):
-        tensor = lambda v: torch.from_numpy(np.array(v, np.float32))
+        tensor = lambda v: torch.from_numpy(np.array(v, np.asarray(pixels).dtype))
         self.weights = {k: tensor(v) for k, v in weights.items()}
         self.network = lambda x: NETWORKS[name](self.weights, softplus(beta), x)
         self.scale, self.shift = (tensor(v)[:, None, None] for v in (scale, shift))
