@@ -1,9 +1,13 @@
-"""The images of an experiment and their targets."""
+"""The images of an experiment and their targets, and stand-ins where there are no data."""
+
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 
-from xmanip_jax import data
+from xmanip_jax import data, models
+from xmanip_jax.models.net import abstract
+from xmanip_jax.models.weights import weight_shapes
 
 
 def read(config, network):
@@ -24,6 +28,32 @@ def read(config, network):
     if len(images) < 2:
         raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
     return (names, images[:1], images[1:]) if len(names) == 1 else (names, images, np.roll(images, -1, axis=0))
+
+
+def standard(network, count):
+    """`read` of what a network's input suggests: the test split of CIFAR-10 or MNIST, or nips2017's photographs."""
+    dataset = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}.get(network.input_shape)
+    folder = None
+    if dataset is None:
+        if data.data_dir() is None:
+            raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
+        folder = data.data_dir() / "nips2017"
+    return read(SimpleNamespace(dataset=dataset, images=folder, count=count, size=None), network)
+
+
+def photographs(network, count):
+    """`read` of up to six photographs that scikit-image carries: no data folder is needed."""
+    names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
+    images = np.stack([data.photograph(name, network.input_shape[0]) for name in names])
+    return names, images, np.roll(images, -1, axis=0)
+
+
+def random_weights(name, seed):
+    """{name of a tensor: its values}, of variance 2 / fan-in: a network of models.NETWORKS without any file."""
+    random = np.random.default_rng(seed)
+    shapes = weight_shapes(abstract(models.NETWORKS[name].build))
+    return {tensor: np.float32(random.normal(size=shape, scale=np.sqrt(2 / max(np.prod(shape[1:]), 2))))
+            for tensor, shape in shapes.items()}
 
 
 def predict(network, pixels) -> np.ndarray:

@@ -18,18 +18,27 @@ _HINTS = {
 
 def measure(arrays: dict) -> dict[str, np.ndarray]:
     """Every number, one value per image; maps and logits in `arrays` are those of the original network."""
-    each = lambda f, *names: np.asarray(jax.jit(jax.vmap(f))(*(arrays[name] for name in names)))
     logits = arrays["logits_adv"], arrays["logits_original"]
-    return {
-        "map_pearson": each(metrics.pearson, "map_adv", "map_target"),
-        "map_pearson_before": each(metrics.pearson, "map_original", "map_target"),
-        "map_ssim": each(metrics.ssim, "map_adv", "map_target"),
-        "map_mse": each(metrics.mse, "map_adv", "map_target"),
-        "image_mse": each(metrics.mse, "x_adv", "x"),
-        "image_ssim": each(lambda u, v: metrics.ssim(u, v, data_range=1.0), "x_adv", "x"),
+    found = _measured({name: arrays[name] for name in _READ}) | {
         "image_largest_change": np.abs(arrays["x_adv"] - arrays["x"]).max((1, 2, 3)),
-        "probability_change": each(metrics.probability_change, "logits_adv", "logits_original"),
-        "prediction_unchanged": (logits[0].argmax(1) == logits[1].argmax(1)).astype(np.float32),
+        "prediction_unchanged": (logits[0].argmax(1) == logits[1].argmax(1)).astype(np.float32)}
+    return {name: np.asarray(found[name]) for name in _HINTS}
+
+
+_READ = ("x", "x_adv", "map_original", "map_adv", "map_target", "logits_original", "logits_adv")
+
+
+@jax.jit
+@jax.vmap
+def _measured(a):
+    return {
+        "map_pearson": metrics.pearson(a["map_adv"], a["map_target"]),
+        "map_pearson_before": metrics.pearson(a["map_original"], a["map_target"]),
+        "map_ssim": metrics.ssim(a["map_adv"], a["map_target"]),
+        "map_mse": metrics.mse(a["map_adv"], a["map_target"]),
+        "image_mse": metrics.mse(a["x_adv"], a["x"]),
+        "image_ssim": metrics.ssim(a["x_adv"], a["x"], data_range=1.0),
+        "probability_change": metrics.probability_change(a["logits_adv"], a["logits_original"]),
     }
 
 

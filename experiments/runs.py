@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]]
         write_arrays(path, {name: np.asarray(value) for name, value in compute().items()})
     with np.load(path) as part:
         return dict(part)
+
+
+def keeping(out: Path, name: str, seconds: str) -> Callable[..., dict[str, np.ndarray]]:
+    """keep(index, compute): `finished` with the time that an example of the part took as one more array, `seconds`."""
+
+    def keep(index, compute):
+        return finished(out, index, lambda: _timed(compute, seconds), name=name)
+
+    return keep
+
+
+def _timed(compute, name):
+    start = time.perf_counter()
+    arrays = {key: np.asarray(value) for key, value in compute().items()}
+    count = len(next(iter(arrays.values())))
+    return arrays | {name: np.full(count, (time.perf_counter() - start) / count)}
 
 
 def environment() -> dict:

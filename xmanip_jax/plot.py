@@ -1,5 +1,6 @@
 """Figures: photographs beside their heat maps, and numbers compared. Needs matplotlib, the extra `plot`."""
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def manipulations(arrays: Mapping[str, ArrayLike], indices=None):
 
 def gallery(rows: Mapping[str, Sequence[ArrayLike]], titles: Sequence[str], *,
             notes: Mapping[str, Sequence[str]] | None = None):
-    """A grid of photographs and heat maps: a row for each explanation, say, of one photograph.
+    """A grid of photographs and heat maps: a row for each explanation of one photograph, say.
 
     Args:
       rows: from the row's label to its panels: pixels Float[h, w, c] in [0, 1], heat maps Float[h', w'].
@@ -71,18 +72,21 @@ def gallery(rows: Mapping[str, Sequence[ArrayLike]], titles: Sequence[str], *,
 
     Returns a matplotlib Figure. The heat maps of a row share their colours, up to the 99.5th percentile of all of them.
     """
-    figure, axes = _grid(len(rows), len(titles), width=min(12.0, 1.9 * len(titles)))
+    side = min(1.7, 12.0 / len(titles))
+    height = side * len(rows) + 0.2 * (1 + max(title.count("\n") + 1 for title in titles))
+    figure, axes = _bare(*_figure(len(rows), len(titles), width=side * len(titles) + 0.4, height=height))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (label, panels) in zip(axes, rows.items(), strict=True):
         panels = [np.asarray(panel) for panel in panels]
         maps = [panel.ravel() for panel in panels if panel.ndim == 2]
-        top = float(np.quantile(np.concatenate(maps), 0.995)) if maps else 1.0
+        top = np.quantile(np.concatenate(maps), 0.995) if maps else 1.0
         texts = (notes or {}).get(label, [""] * len(panels))
         for axis, panel, text in zip(line, panels, texts, strict=True):
-            _image(axis, panel) if panel.ndim == 3 else axis.imshow(panel, vmax=max(top, 1e-12), **_MAP_STYLE)
+            _image(axis, panel) if panel.ndim == 3 else _map(axis, panel, top)
             if text:
-                axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=8, color="white",
-                          bbox={"facecolor": "black", "alpha": 0.55, "pad": 1.5, "edgecolor": "none"})
-        line[0].set_ylabel(_words(label), fontsize=10)
+                axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=7.5, color="white",
+                          bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "edgecolor": "none"})
+        line[0].set_ylabel(textwrap.fill(_words(label), 12), fontsize=10)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     return figure
@@ -102,26 +106,22 @@ def comparison(numbers: Mapping[str, Mapping[str, ArrayLike]], measures: Mapping
 
     Returns a matplotlib Figure.
     """
+    columns = min(columns, len(measures))
     rows = -(-len(measures) // columns)
-    figure, axes = _figure(rows, columns, width=max(3.6, 0.45 * len(numbers) + 1.2) * columns, height=2.4 * rows + 0.9)
-    black = {"color": "black", "linewidth": 0.9}
+    figure, axes = _figure(rows, columns, width=max(3.4, 0.45 * len(numbers) + 1.2) * columns, height=2.3 * rows + 1)
+    thin = {"color": "black", "linewidth": 0.9}
     for axis, (name, title) in zip(axes.flat, measures.items(), strict=False):
-        values = [np.asarray(group[name], float).ravel() for group in numbers.values()]
-        drawn = axis.boxplot([v[~np.isnan(v)] for v in values], whis=(10, 90), showfliers=False, widths=0.6,
-                             patch_artist=True, medianprops={"color": "black", "linewidth": 1.6}, boxprops=black,
-                             whiskerprops=black, capprops=black)
-        for i, box in enumerate(drawn["boxes"]):
-            box.set_facecolor(f"C{i % 10}")
-            box.set_alpha(0.75)
-        axis.set_title(title, fontsize=10)
         axis.set_yscale("log" if name in log else "linear")
+        boxes = axis.bxp([_box(group[name]) for group in numbers.values()], showfliers=False, widths=0.6,
+                         patch_artist=True, medianprops={**thin, "linewidth": 1.6}, whiskerprops=thin, capprops=thin)
+        for i, box in enumerate(boxes["boxes"]):
+            box.set(facecolor=f"C{i % 10}", alpha=0.75)
+        axis.set_title(title, fontsize=10)
         axis.grid(axis="y", linewidth=0.4, alpha=0.6)
-        axis.set_xticks(range(1, len(values) + 1), [])
-    for column in axes.T:
-        used = [axis for axis in column if axis.get_title()]
-        used[-1].set_xticklabels(map(_words, numbers), rotation=35, ha="right", rotation_mode="anchor", fontsize=9)
-        for axis in column[len(used):]:
-            axis.set_axis_off()
+        axis.tick_params(labelsize=8)
+        axis.set_xticks(range(1, 1 + len(numbers)), [])
+    for axis in _lowest(axes, len(measures)):
+        axis.set_xticklabels(map(_words, numbers), fontsize=9, **_SLANTED)
     return figure
 
 
@@ -132,7 +132,7 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     Args:
       panels: from the panel's title to its curves, from the curve's label to its points, from a position to
         (value, low, high). Numbers are positions on the logarithmic axis; a string names a reference, drawn at the
-        right. All panels have the same curves.
+        right. All panels have the same curves at the same positions.
       xlabel, ylabel: of all panels.
       columns: panels side by side.
 
@@ -140,20 +140,21 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(rows, columns, width=max(7.5, 3.9 * columns), height=2.4 * rows + 1.2, sharey=True)
+    figure, axes = _figure(rows, columns, width=max(8.0, 3.9 * columns), height=2.1 * rows + 1.7, sharey=True)
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         place = _places(axis, {at: None for curve in curves.values() for at in curve})
         for i, (label, curve) in enumerate(curves.items()):
-            _curve(axis, {place[at]: v for at, v in curve.items() if not isinstance(at, str)}, f"C{i}", label)
-            _points(axis, {place[at]: v for at, v in curve.items() if isinstance(at, str)}, f"C{i}")
+            color, beside = _COLORS[i % len(_COLORS)], 1.2 ** (i - (len(curves) - 1) / 2)
+            _curve(axis, {at: v for at, v in curve.items() if not isinstance(at, str)}, color, label)
+            _points(axis, {beside * place[at]: v for at, v in curve.items() if isinstance(at, str)}, color)
         axis.set_title(_words(title), fontsize=10)
         axis.grid(axis="y", linewidth=0.4, alpha=0.6)
-    for axis in axes.flat[len(panels):]:
-        axis.set_axis_off()
+    for axis in _lowest(axes, len(panels)):
+        axis.set_xticklabels([at if isinstance(at, str) else f"{at:g}" for at in place], fontsize=8, **_SLANTED)
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
@@ -166,6 +167,10 @@ def save(figure, path: Path, *, dpi: int = 110) -> None:
 _NEEDED = ("x", "x_adv", "x_target", "map_original", "map_adv", "map_target")
 
 
+_COLORS = ("C0", "C3", "grey", "C2", "C1", "C4", "C5", "C6")
+_SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+
+
 def _figure(rows, columns, *, width, height, **shared):
     from matplotlib.figure import Figure  # no global state, no window
 
@@ -173,24 +178,40 @@ def _figure(rows, columns, *, width, height, **shared):
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
-def _grid(rows, columns, *, width):
-    figure, axes = _figure(rows, columns, width=width, height=width / columns * rows * 1.08)
+def _bare(figure, axes):
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
     return figure, axes
 
 
+def _grid(rows, columns, *, width):
+    return _bare(*_figure(rows, columns, width=width, height=width / columns * rows * 1.08))
+
+
 def _image(axis, image):
     axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
 
 
-def _map(axis, map):
-    axis.imshow(map, vmax=max(float(np.quantile(map, 0.995)), 1e-12), **_MAP_STYLE)
+def _map(axis, map, top=None):
+    axis.imshow(map, vmax=max(float(np.quantile(map, 0.995) if top is None else top), 1e-12), **_MAP_STYLE)
 
 
 def _title(name, line):
     return f"{name}\n{line}" if line else name
+
+
+def _lowest(axes, used):
+    """The lowest used panel of each column; the unused ones are removed."""
+    for axis in axes.flat[used:]:
+        axis.remove()
+    return axes.flat[max(used - axes.shape[1], 0):used]
+
+
+def _box(values):
+    values = np.asarray(values, float).ravel()
+    names = ("whislo", "q1", "med", "q3", "whishi")
+    return dict(zip(names, np.nanpercentile(values, (10, 25, 50, 75, 90)), strict=True))
 
 
 def _places(axis, positions):
@@ -200,8 +221,7 @@ def _places(axis, positions):
     last = max(numbers, default=1.0)
     places = {at: at for at in numbers} | {name: last * 2.5 ** (i + 1.5) for i, name in enumerate(names)}
     axis.set_xscale("log")
-    axis.set_xticks(list(places.values()), [at if isinstance(at, str) else f"{at:g}" for at in places], rotation=40,
-                    ha="right", rotation_mode="anchor", fontsize=8)
+    axis.set_xticks(list(places.values()), [""] * len(places))
     axis.set_xticks([], minor=True)
     if numbers and names:
         axis.axvline(last * 2.5**0.75, color="grey", linewidth=0.8, linestyle=":")
@@ -217,7 +237,7 @@ def _curve(axis, points, color, label):
 
 def _points(axis, points, color):
     value, low, high = np.array(list(points.values()), float).reshape(-1, 3).T
-    axis.errorbar(list(points), value, [value - low, high - value], color=color, marker="s", markersize=4, capsize=2,
+    axis.errorbar(list(points), value, [value - low, high - value], color=color, marker="o", markersize=3.5, capsize=2,
                   linewidth=1.2, linestyle="none")
 
 

@@ -1,0 +1,125 @@
+"""Smoothed explanations, the defence of Dombrowski et al. 2019, section 4: what they make of manipulated images."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from xmanip_jax import explain, metrics, rewrite, smooth
+from xmanip_jax.types import Array, Explanation
+
+MEASURES = {
+    "own": "smoothed map of the manipulated image, with that of the original",
+    "target": "smoothed map of the manipulated image, with the target map",
+    "before": "smoothed map of the original image, with the target map",
+    "fidelity": "smoothed map of the original image, with its map under the network itself",
+}
+
+
+class Defence(NamedTuple):
+    """One way to smooth an explanation; none of the numbers set: the explanation as it is."""
+
+    label: str
+    kappa: float | None = None  # softplus, beta_l = kappa / s_l with the scale s_l of activation l's inputs
+    beta: float | None = None  # softplus, the same beta everywhere
+    sigma: float | None = None  # SmoothGrad: noise in units of the input's range
+    max_pool: bool = False  # smooth max-pooling as well
+
+
+def defences(kappas: Sequence[float], pooled: bool) -> list[Defence]:
+    """The sweep over kappa (with soft pooling too where the network pools), the paper's beta and two SmoothGrads."""
+    swept = [Defence(f"kappa {k:g}" + " soft pooling" * soft, kappa=k, max_pool=soft)
+             for soft in (False, True)[:1 + pooled] for k in kappas]
+    return [Defence("relu"), *swept, Defence("beta 0.8", beta=0.8),
+            *(Defence(f"smoothgrad {s:g}", sigma=s) for s in (0.1, 0.2))]
+
+
+def pools(network) -> bool:
+    """Whether the network has a max-pooling."""
+    return bool(rewrite.inspect(network.model, jnp.zeros(network.input_shape)).max_pools)
+
+
+def beta_smoothed(inner: Explanation, kappa: float) -> Explanation:
+    """`inner` of the softplus network, beta_l = kappa / s_l, with soft pooling; the logits stay those of the network.
+
+    s_l belongs to the image at hand and counts as a constant in derivatives.
+    """
+    def core(f, x, target, *, key=None):
+        scales = jax.lax.stop_gradient(smooth.activation_scales(f, x, max_pool=True))
+        return inner(smooth.softplus(f, kappa / scales, max_pool=True), x, target, key=key), f(x)
+
+    return explain.explanation(core)
+
+
+def smoothed_maps(network, judge: Explanation, samples: int = 10) -> Callable[..., Array]:
+    """g(defence, pixels, clean, y, key) -> heat maps Float[b, h', w'] of the defended explanation at `pixels`.
+
+    pixels, clean: Float[b, h, w, c] in [0, 1]; the scales s_l are those of the clean images. y: Int[b], the classes
+    explained. One compilation serves all kappas and betas, and one all noise levels, whose copies are drawn one by one.
+    """
+    low, high = (network.preprocess(np.full(network.input_shape[2], v, np.float32)) for v in (0, 1))
+    width = float(np.mean(high - low))
+
+    @partial(jax.jit, static_argnames="max_pool")
+    def scales(model, pixels, max_pool):
+        return jax.vmap(lambda p: smooth.activation_scales(model, network.preprocess(p), max_pool=max_pool))(pixels)
+
+    @partial(jax.jit, static_argnames="max_pool")
+    def softplus(model, pixels, y, betas, keys, max_pool):
+        def one(p, y, betas, key):
+            f = smooth.softplus(model, betas, max_pool=max_pool)
+            return explain.heatmap(judge(f, network.preprocess(p), y, key=key))
+
+        return jax.vmap(one)(pixels, y, betas, keys)
+
+    mean_map = jax.jit(lambda copies: jax.vmap(explain.heatmap)(sum(copies) / samples))
+
+    @jax.jit
+    def noisy(model, pixels, y, sigma, keys):
+        def one(p, y, key):
+            noise, inside = jax.random.split(key)
+            x = network.preprocess(p)
+            return judge(model, x + sigma * jax.random.normal(noise, x.shape), y, key=inside)
+
+        return jax.vmap(one)(pixels, y, keys)
+
+    def maps(defence, pixels, clean, y, key):
+        keys = jax.random.split(key, (samples, len(pixels)))
+        if defence.sigma:
+            return mean_map([noisy(network.model, pixels, y, defence.sigma * width, k) for k in keys])
+        s = scales(network.model, clean, defence.max_pool)
+        betas = defence.kappa / s if defence.kappa else jnp.full_like(s, defence.beta)
+        return softplus(network.model, pixels, y, betas, keys[0], defence.max_pool)
+
+    return maps
+
+
+def returned(maps, chosen: Sequence[Defence], arrays, key, tick=lambda: None) -> dict[str, np.ndarray]:
+    """What smoothing returns to: the correlations of MEASURES, "smoothed_<measure>": Float[b, defences].
+
+    arrays: of attacking.attack_batches;  tick: called after each defence. "smoothed_original", "smoothed_adv":
+    Float[b, defences, h', w'], the smoothed maps of both images, with independent noise.
+    """
+    names = {"original": "x", "adv": "x_adv"}
+    found = {name: [] for name in names}
+    for d in chosen:
+        for i, (name, pixels) in enumerate(names.items()):
+            smoothed = arrays[f"map_{name}"] if d.label == "relu" else maps(
+                d, arrays[pixels], arrays["x"], arrays["y"], jax.random.fold_in(key, i))
+            found[name].append(smoothed)
+        tick()
+    original, adv = (np.stack(found[name], axis=1) for name in names)
+    return {"smoothed_own": _pearson(adv, original),
+            "smoothed_target": _pearson(adv, arrays["map_target"][:, None]),
+            "smoothed_before": _pearson(original, arrays["map_target"][:, None]),
+            "smoothed_fidelity": _pearson(original, arrays["map_original"][:, None]),
+            "smoothed_original": original, "smoothed_adv": adv}
+
+
+@jax.jit
+def _pearson(maps, others):
+    """Float[b, d]: of maps Float[b, d, h, w] with others of the same shape, or Float[b, 1, h, w]."""
+    return jax.vmap(jax.vmap(metrics.pearson))(maps, jnp.broadcast_to(others, maps.shape))

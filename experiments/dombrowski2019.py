@@ -1,0 +1,197 @@
+"""The experiments of Dombrowski et al. 2019, "Explanations can be manipulated and geometry is to blame".
+
+    python experiments/dombrowski2019.py
+    python experiments/dombrowski2019.py --quick        # without data, weights or patience
+
+1. Six explanations of many image pairs: each image is attacked towards the explanation of the next one (figures 3, 12).
+2. The defence: the maps of manipulated images under softplus and SmoothGrad (figures 4, 5). What do they return to?
+3. Attacks that know the defence: on SmoothGrad and on the softplus network's map (tables 4, 5).
+
+Deviations from the paper: ResNet-20 on CIFAR-10 and SqueezeNet on the NIPS 2017 photographs, not VGG-16 on ImageNet;
+one setting for all explanations, that of manipulate.py, with 150 steps for the paper's 1500; targets are the next
+image, not a random one; integrated gradients are attacked with 3 steps and judged with 30; patterns are estimated from
+the images of the run; the defence's beta follows the scale of each activation at the clean image, beta_l = kappa / s_l,
+with the paper's 0.8 beside it; the attack on a softplus map takes the scales of the image at hand, and smooths
+max-pooling too; the prediction is always the original network's. SSIM scales each pair of maps by its joint maximum
+(the paper does not say how).
+
+The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<explanation>/<array>, from
+which all numbers can be recomputed) and figures: comparison, gallery, smoothing, smoothed and defended. What is
+finished is kept in parts/; --resume goes on after it.
+
+Run time:
+Result:
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import tyro
+from rich.console import Console
+
+import attacking
+import defence
+import figures
+import inputs
+import methods
+import report
+import runs
+from xmanip_jax import explain, models, plot, smooth
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The experiments of Dombrowski et al. 2019."""
+
+    networks: tuple[str, ...] = ("cifar10_resnet20", "squeezenet1_1")
+    """Of xmanip_jax.models.NETWORKS; their size says which images they get: CIFAR-10, MNIST or nips2017."""
+    explanations: tuple[str, ...] = methods.PAPER
+    """Of methods.EXPLANATIONS."""
+    count: int = 100
+    """Images of each network."""
+    steps: int = 150
+    """Steps of the attack."""
+    batch: int = 8
+    """Images attacked together."""
+    kappas: tuple[float, ...] = (0.5, 1, 2, 5, 10, 50)
+    """Sharpness of the softplus that defends, in units of each activation's scale."""
+    smoothed_count: int | None = None
+    """Images whose smoothed maps are judged; default: all."""
+    defended_count: int = 8
+    """Images on which the defended explanations are attacked; 0: none."""
+    defended_kappa: float = 1.0
+    """Sharpness of the softplus map that is attacked."""
+    seed: int = 0
+    out: Path | None = None
+    """The run folder; default: runs/dombrowski2019-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    quick: bool = False
+    """A small network with random weights on scikit-image's photographs, few steps: does everything run?"""
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    if config.quick:
+        config = dataclasses.replace(config, networks=("small_cnn_cifar10",), count=4, steps=4, batch=2,
+                                     kappas=(1.0, 5.0), defended_count=2)
+        if config.explanations == methods.PAPER:  # one of each kind: compiling the others takes most of a minute
+            config = dataclasses.replace(config, explanations=("gradient", "lrp", "pattern_attribution"))
+    for kind, asked, known in (("explanation", config.explanations, methods.EXPLANATIONS),
+                               ("network", config.networks, tuple(models.NETWORKS))):
+        if unknown := [name for name in asked if name not in known]:
+            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
+    if min(config.count, config.steps, config.batch, *config.kappas, config.defended_kappa) <= 0:
+        raise ValueError("--count, --steps, --batch and all kappas must be positive")
+    if config.resume and config.out is None:
+        raise ValueError("--resume needs the run folder: --out")
+    return config
+
+
+def subject(config, name):
+    """(network, names, images, targets)."""
+    if not config.quick:
+        network = models.load(name)
+        return network, *inputs.standard(network, config.count)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+    network = models.load(name, inputs.random_weights(name, config.seed))
+    return network, *inputs.photographs(network, config.count)
+
+
+def attacked(config, network, pair, images, targets, out, bar, name, **options):
+    """Part 1: the arrays of attacking.attack_batches, and the seconds that each image took."""
+    part = f"{network.name}-{name}"
+    return attacking.attack_batches(
+        pair, network, images, targets, batch=config.batch, seed=config.seed, steps=config.steps,
+        keep=runs.keeping(out, part, "seconds"), watch=attacking.watching(bar, part, config.steps), **options)
+
+
+def smoothed(config, network, judge, arrays, defences, out, bar, name):
+    """Part 2: the arrays of defence.returned, the maps of the first image only."""
+    count = min(config.smoothed_count or config.count, len(arrays["x"]))
+    maps = defence.smoothed_maps(network, judge)
+    part = f"{network.name}-{name}-smoothed"
+
+    def compute(where, index):
+        task = bar.add_task(f"{part} {index + 1}/{-(-count // config.batch)}", total=len(defences), status="")
+        batch = {key: value[:count][where] for key, value in arrays.items()}
+        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        found = defence.returned(maps, defences, batch, key, lambda: bar.advance(task))
+        return found | {key: found[key][:index == 0] for key in ("smoothed_original", "smoothed_adv")}
+
+    return attacking.in_batches(compute, count, config.batch, runs.keeping(out, part, "smoothed_seconds"))
+
+
+def study(config, name, out, console):
+    """Everything about one network: (names of its images, its defences, {explanation or defended map: arrays})."""
+    network, names, images, targets = subject(config, name)
+    defences, arrays = defence.defences(config.kappas, defence.pools(network)), {}
+    with attacking.progress(console, transient=True) as bar:
+        for e in config.explanations:
+            patterns = methods.fit_patterns(network, images) if e == "pattern_attribution" else None
+            pair = methods.method(e, network, patterns=patterns)
+            found = attacked(config, network, pair, images, targets, out, bar, e)
+            arrays[e] = found | smoothed(config, network, pair[1], found, defences, out, bar, e)
+        few = slice(config.defended_count)
+        for e, (pair, surrogate) in known_defences(config, network).items() if config.defended_count else ():
+            arrays[e] = attacked(config, network, pair, images[few], targets[few], out, bar, e, surrogate=surrogate)
+    return names, defences, arrays
+
+
+def known_defences(config, network):
+    """Part 3: {name: (what is attacked and what judges, the surrogate)} of the gradient map under two defences."""
+    softplus = defence.beta_smoothed(explain.gradient(), config.defended_kappa)
+    return {"defended_smoothgrad": (methods.method("smoothgrad", network), smooth.relative()),
+            "defended_softplus": ((softplus, softplus), smooth.none())}
+
+
+def show(config, name, defences, arrays, out, console):
+    """Tables on the terminal, figures in the run folder; the numbers for results.json."""
+    explained = {e: arrays[e] for e in config.explanations}
+    numbers = {e: figures.numbers(a) for e, a in arrays.items()}
+    attacks = {e: report.summary(values, config.seed) for e, values in numbers.items()}
+    smoothing = {e: figures.smoothing(a, defences, config.seed) for e, a in explained.items()}
+    console.print(*figures.attack_tables(attacks, name), figures.smoothing_table(smoothing, name))
+    for title, figure in figures.all_figures(explained, numbers, smoothing, defences).items():
+        plot.save(figure, out / f"{name}-{title}.png")
+    return {"attack": attacks, "smoothing": smoothing}
+
+
+def main(config: Config) -> None:
+    console = Console()
+    config = checked(config)
+    out = config.out or Path("runs") / f"dombrowski2019-{time.strftime('%Y%m%d-%H%M%S')}"
+    runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
+                  resume=config.resume)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    start, images, results, everything = time.perf_counter(), {}, {}, {}
+    for name in config.networks:
+        try:
+            images[name], defences, arrays = study(config, name, out, console)
+        except KeyboardInterrupt:
+            console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
+            sys.exit(130)
+        results[name] = show(config, name, defences, arrays, out, console)
+        everything |= {f"{name}/{e}/{key}": value for e, found in arrays.items() for key, value in found.items()}
+    runs.write_arrays(out / "arrays.npz", everything)
+    runs.write_json(out / "results.json", {
+        "config": json.loads((out / "config.json").read_text()), **runs.environment(),
+        "seconds": round(time.perf_counter() - start, 1), "images": images, "measures": defence.MEASURES,
+        "results": results})
+    console.print(f"results.json, arrays.npz and the figures are in [bold]{out}[/bold]")
+
+
+def run(arguments=None) -> None:
+    """The command line; every foreseeable error is one line on stderr."""
+    try:
+        main(tyro.cli(Config, description=__doc__, args=arguments))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"dombrowski2019: {error}")
+
+
+if __name__ == "__main__":
+    run()
