@@ -15,6 +15,9 @@ Arrays = Mapping[str, np.ndarray]  # those of attacking.attack_batches and of de
 COMPARED = {"map_mse": "maps: mean squared error", "map_ssim": "maps: SSIM", "map_pearson": "maps: correlation",
             "image_mse": "images: mean squared error", "image_ssim": "images: SSIM",
             "image_pearson": "images: correlation"}
+DEFENDED = {"map_pearson_before": "maps: correlation before the attack", "map_pearson": "maps: correlation after",
+            "map_ssim": "maps: SSIM", "map_mse": "maps: mean squared error",
+            "image_mse": "images: mean squared error", "image_ssim": "images: SSIM"}
 _MAPS = {"map_pearson_before": "r before", "map_pearson": "r", "map_ssim": "SSIM", "map_mse": "MSE"}
 _IMAGES = {"image_pearson": "r", "image_ssim": "SSIM", "image_mse": "MSE", "prediction_unchanged": "kept"}
 _CURVES = {"own": "manipulated, with the original's smoothed map", "target": "manipulated, with the target map",
@@ -70,10 +73,11 @@ def all_figures(explained: Mapping[str, Arrays], values: Mapping[str, Mapping[st
              "smoothing": smoothing_curves(rows, defences, soft_pooling=False)}
     if any(d.max_pool for d in defences):
         found["smoothing-soft-pooling"] = smoothing_curves(rows, defences, soft_pooling=True)
-    if known := {e: v for e, v in values.items() if e not in explained}:
+    if known := {e.removeprefix("defended_"): v for e, v in values.items() if e not in explained}:
         count = len(next(iter(known.values()))["map_mse"])
-        plain = {e: {k: v[:count] for k, v in values[e].items()} for e in ("gradient",) if e in explained}
-        found["defended"] = plot.comparison(plain | known, COMPARED, log=log)
+        plain = {f"{e}, undefended": {k: v[:count] for k, v in values[e].items()} for e in ("gradient",)
+                 if e in explained}
+        found["defended"] = plot.comparison(plain | known, DEFENDED, log=log)
     return found
 
 

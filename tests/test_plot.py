@@ -29,3 +29,39 @@ def test_several_and_grey_images():
     assert len(plot.manipulations(grey, [2]).axes) == 6
     with pytest.raises(KeyError, match="x_adv"):
         plot.manipulation({"x": ARRAYS["x"]})
+
+
+def test_gallery_shares_colours_within_a_row():
+    panels = [ARRAYS["x"][0], ARRAYS["map_original"][0], 10 * ARRAYS["map_adv"][0]]
+    notes = {"gradient": ["", "r 0.5", ""]}
+    figure = plot.gallery({"gradient": panels, "integrated_gradients": panels}, ["image", "map", "other"], notes=notes)
+    axes = figure.axes
+    assert len(axes) == 6 and [a.get_title() for a in axes[:3]] == ["image", "map", "other"]
+    assert axes[3].get_ylabel() == "integrated\ngradients" and [t.get_text() for t in axes[1].texts] == ["r 0.5"]
+    tops = [axis.images[0].get_clim()[1] for axis in axes[1:3]]
+    np.testing.assert_allclose(tops, np.quantile(np.stack(panels[1:]), 0.995))
+
+
+def test_comparison_draws_percentiles():
+    values = {"mse": 10.0 ** np.arange(11), "r": np.linspace(0, 1, 11)}
+    figure = plot.comparison({"lrp": values, "gradient_x_input": {**values, "r": [np.nan, 0.5]}},
+                             {"mse": "error", "r": "correlation"}, log=("mse",), columns=3)
+    error, r = figure.axes
+    assert (error.get_yscale(), r.get_yscale()) == ("log", "linear") and error.get_title() == "error"
+    assert [t.get_text() for t in error.get_xticklabels()] == ["lrp", "gradient x input"]
+    whiskers = [line.get_ydata().tolist() for line in r.lines[:2]]
+    np.testing.assert_allclose(whiskers, [[0.25, 0.1], [0.75, 0.9]])  # Dombrowski et al. 2019: 25/75, 10/90
+
+
+def test_sweep_puts_references_behind_the_curve(tmp_path):
+    curve = {1.0: (0.5, 0.4, 0.6), 10.0: (0.7, 0.6, 0.9), "SmoothGrad": (0.8, 0.7, 0.9)}
+    panels = {name: {"own": curve, "target": curve} for name in "abcd"}
+    figure = plot.sweep(panels, xlabel="kappa", ylabel="r")
+    assert len(figure.axes) == 4 and figure.axes[0].get_xscale() == "log"
+    assert [t.get_text() for t in figure.axes[3].get_xticklabels()] == ["1", "10", "SmoothGrad"]
+    own = figure.axes[0].lines[1].get_xydata()  # behind the line that separates the references
+    np.testing.assert_allclose(own, [[1, 0.5], [10, 0.7]])
+    assert figure.axes[0].get_xticks()[2] > 10
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["own", "target"]
+    plot.save(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 10_000

@@ -118,7 +118,7 @@ def comparison(numbers: Mapping[str, Mapping[str, ArrayLike]], measures: Mapping
             box.set(facecolor=f"C{i % 10}", alpha=0.75)
         axis.set_title(title, fontsize=10)
         axis.grid(axis="y", linewidth=0.4, alpha=0.6)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(which="both", labelsize=8)
         axis.set_xticks(range(1, 1 + len(numbers)), [])
     for axis in _lowest(axes, len(measures)):
         axis.set_xticklabels(map(_words, numbers), fontsize=9, **_SLANTED)

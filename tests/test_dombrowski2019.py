@@ -1,0 +1,160 @@
+"""The paper's experiments from their command line, quick: killed, resumed, and recomputed from the arrays."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from xmanip_jax import explain
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+COMMAND = [sys.executable, str(EXPERIMENTS / "dombrowski2019.py"), "--quick", "--explanations", "gradient", "lrp",
+           "--out"]
+NETWORK = "small_cnn_cifar10"
+SHAPES = {**dict.fromkeys(("x", "x_target", "x_adv"), (4, 32, 32, 3)), "y": (4,), "seconds": (4,),
+          **dict.fromkeys(("map_original", "map_target", "map_adv"), (4, 32, 32)),
+          **dict.fromkeys(("logits_original", "logits_adv"), (4, 10)),
+          **{f"smoothed_{m}": (4, 6) for m in ("own", "target", "before", "fidelity")}}
+DEFENCES = ["relu", "kappa 1", "kappa 5", "beta 0.8", "smoothgrad 0.1", "smoothgrad 0.2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was killed after its first part and resumed: (folder, what it printed, when the part was written)."""
+    out = tmp_path_factory.mktemp("paper") / "out"
+    nowhere = {"cwd": out.parent, "env": {k: v for k, v in os.environ.items() if k != "XMANIP_DATA"}}
+    process = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **nowhere)
+    while not list(out.glob("parts/*.npz")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    written = {path: path.stat().st_mtime_ns for path in out.glob("parts/*.npz")}
+    done = subprocess.run([*COMMAND, str(out), "--resume"], capture_output=True, text=True, check=False,
+                          **nowhere)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout, written
+
+
+@pytest.fixture(scope="module")
+def stored(finished):
+    return json.loads((finished[0] / "results.json").read_text()), dict(np.load(finished[0] / "arrays.npz"))
+
+
+def correlations(a, b):
+    return [np.corrcoef(u.ravel(), v.ravel())[0, 1] for u, v in zip(a, b, strict=True)]
+
+
+def test_finished_parts_are_reused(finished):
+    out, printed, written = finished
+    assert written and all(path.stat().st_mtime_ns == at for path, at in written.items())
+    assert len(list(out.glob("parts/*.npz"))) == 2 * 2 * 2 + 2 and str(out) in printed
+
+
+def test_figures(finished):
+    names = {path.stem.removeprefix(f"{NETWORK}-") for path in finished[0].glob("*.png")}
+    assert names == {"comparison", "gallery", "smoothing", "smoothed", "defended"}
+    for path in finished[0].glob("*.png"):
+        with Image.open(path) as image:
+            assert image.size[0] > 600
+
+
+def test_arrays_have_the_names_of_the_contract(stored):
+    results, arrays = stored
+    assert {"config", "versions", "commit", "device", "seconds", "images", "results"} <= results.keys()
+    for e in ("gradient", "lrp"):
+        assert {name: arrays[f"{NETWORK}/{e}/{name}"].shape for name in SHAPES} == SHAPES
+        np.testing.assert_array_equal(arrays[f"{NETWORK}/{e}/x_target"], np.roll(arrays[f"{NETWORK}/{e}/x"], -1, 0))
+    assert arrays[f"{NETWORK}/defended_softplus/x_adv"].shape == (2, 32, 32, 3)
+    assert len(results["images"][NETWORK]) == 4
+
+
+@pytest.mark.parametrize("e", ["gradient", "lrp", "defended_smoothgrad", "defended_softplus"])
+def test_the_attack_s_numbers_follow_from_the_arrays(e, stored):
+    rows, a = stored[0]["results"][NETWORK]["attack"][e], {k.split("/")[-1]: v for k, v in stored[1].items()
+                                                           if k.startswith(f"{NETWORK}/{e}/")}
+    by_hand = {
+        "map_pearson": correlations(a["map_adv"], a["map_target"]),
+        "map_pearson_before": correlations(a["map_original"], a["map_target"]),
+        "map_mse": np.mean((a["map_adv"] - a["map_target"]) ** 2, (1, 2)),
+        "image_pearson": correlations(a["x_adv"], a["x"]),
+        "image_mse": np.mean((a["x_adv"] - a["x"]) ** 2, (1, 2, 3)),
+        "image_ssim": [structural_similarity(u, v, data_range=1, channel_axis=-1)
+                       for u, v in zip(a["x_adv"], a["x"], strict=True)],
+        "seconds": a["seconds"]}
+    for name, values in by_hand.items():
+        assert rows[name]["value"] == pytest.approx(np.median(values), rel=2e-4), name
+        assert min(values) - 1e-4 <= rows[name]["low"] <= rows[name]["value"] <= rows[name]["high"]
+    assert rows["prediction_unchanged"]["value"] == 1
+    assert rows["map_pearson"]["value"] > rows["map_pearson_before"]["value"]
+
+
+@pytest.mark.parametrize("e", ["gradient", "lrp"])
+def test_what_smoothing_returns_to_follows_from_the_arrays(e, stored):
+    rows, a = stored[0]["results"][NETWORK]["smoothing"][e], {k.split("/")[-1]: v for k, v in stored[1].items()
+                                                              if k.startswith(f"{NETWORK}/{e}/")}
+    assert list(rows) == DEFENCES
+    for i, label in enumerate(DEFENCES):
+        for measure in ("own", "target", "before", "fidelity"):
+            assert rows[label][measure]["value"] == pytest.approx(np.median(a[f"smoothed_{measure}"][:, i]))
+    smoothed = a["smoothed_original"][0], a["smoothed_adv"][0]
+    np.testing.assert_allclose(a["smoothed_own"][0], correlations(*smoothed), atol=1e-4)
+    np.testing.assert_allclose(a["smoothed_target"][0], correlations(smoothed[1], [a["map_target"][0]] * 6), atol=1e-4)
+    np.testing.assert_allclose(a["smoothed_own"][:, 0], correlations(a["map_adv"], a["map_original"]), atol=1e-4)
+    np.testing.assert_allclose(a["smoothed_target"][:, 0], correlations(a["map_adv"], a["map_target"]), atol=1e-4)
+
+
+def pooled(w, x):
+    h = lax.reduce_window(jax.nn.relu(x @ w[0]), -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), "VALID")
+    return jax.nn.relu(h @ w[1]).sum((0, 1))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network with a pooling, two images, and its explanation of class 1."""
+    random = np.random.default_rng(0)
+    w = [jnp.float32(random.normal(size=shape)) for shape in ((3, 8), (8, 4))]
+    network = SimpleNamespace(model=jax.tree_util.Partial(pooled, w), preprocess=lambda p: 2 * p - 1,
+                              input_shape=(6, 6, 3))
+    return network, jnp.float32(random.uniform(size=(2, 6, 6, 3))), jnp.array([1, 1])
+
+
+@pytest.fixture
+def defence(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import defence
+
+    return defence
+
+
+def test_no_smoothing_is_the_network_itself(defence, small):
+    network, x, y = small
+    maps = defence.smoothed_maps(network, explain.gradient(), samples=2)
+    wanted = jax.vmap(lambda p: explain.heatmap(explain.gradient()(network.model, network.preprocess(p), 1)))(x)
+    for d in (defence.Defence("sharp", kappa=1e7, max_pool=True), defence.Defence("quiet", sigma=1e-7)):
+        np.testing.assert_allclose(maps(d, x, x, y, jax.random.key(0)), wanted, atol=1e-6)
+    assert defence.pools(network) and [d.max_pool for d in defence.defences((1, 2), True)].count(True) == 2
+
+
+def test_the_attacked_map_is_the_defence_s(defence, small):
+    network, x, y = small
+    maps = defence.smoothed_maps(network, explain.gradient())
+    e = explain.with_logits(defence.beta_smoothed(explain.gradient(), 2.0))
+    found, logits = jax.vmap(partial(e, network.model), in_axes=(0, 0))(network.preprocess(x), y)
+    soft = maps(defence.Defence("soft", kappa=2.0, max_pool=True), x, x, y, jax.random.key(0))
+    np.testing.assert_allclose(jax.vmap(explain.heatmap)(found), soft, atol=1e-6)
+    np.testing.assert_allclose(logits, jax.vmap(network.model)(network.preprocess(x)), rtol=1e-5)
+    hard = maps(defence.Defence("hard", kappa=2.0), x, x, y, jax.random.key(0))
+    assert not np.allclose(soft, hard, atol=1e-4)
