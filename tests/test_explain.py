@@ -59,13 +59,8 @@ def value(e, p, x):
 
 
 @every
-def test_derivatives_in_the_input(e):
-    check_derivatives(lambda x: value(e, params, x), x)
-
-
-@every
-def test_derivatives_in_the_parameters(e):
-    check_derivatives(lambda p: value(e, p, x), params)
+def test_derivatives_in_the_input_and_the_parameters(e):
+    check_derivatives(lambda both: value(e, *both), (params, x))
 
 
 @every
@@ -74,37 +69,38 @@ def test_jit_vmap_remat_and_two_devices_change_nothing(e):
     map = lambda x: e(f, x, 2, key=KEY)
     loss = lambda map: lambda x: jnp.sum(map(x) ** 2)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-14)
-    wanted, g = map(x), jax.jit(jax.grad(loss(map)))(x)
     assert len(jax.devices()) == 2
     apart = jax.sharding.NamedSharding(jax.sharding.Mesh(jax.devices(), "batch"), jax.sharding.PartitionSpec("batch"))
     batch = jax.device_put(np.stack([x, 2 * x]), apart)
-    close(jax.jit(jax.vmap(map), out_shardings=apart)(batch)[0], wanted)
-    close(jax.jit(jax.vmap(jax.grad(loss(map))))(batch)[0], g)
-    close(jax.jit(jax.grad(loss(jax.checkpoint(map))))(x), g)
-    close(jax.jit(jax.grad(loss(lambda x: e(jax.checkpoint(f), x, 2, key=KEY))))(x), g)
+    both = lambda x: (map(x), jax.grad(loss(map))(x))
+    wanted, g = jax.jit(both)(x)
+    maps, gradients = jax.jit(jax.vmap(both), out_shardings=apart)(batch)
+    close(maps[0], wanted)
+    close(gradients[0], g)
+    inside = lambda x: e(jax.checkpoint(f), x, 2, key=KEY)
+    outer, inner = jax.jit(lambda x: [jax.grad(loss(g))(x) for g in (jax.checkpoint(map), inside)])(x)
+    close(outer, g)
+    close(inner, g)
+    close(map(x), wanted)  # without jit
 
 
-@every
-def test_with_logits_gives_the_model_s_logits(e):
-    map, logits = explain.with_logits(e)(model(params), x, 2, key=KEY)
-    np.testing.assert_allclose(logits, model(params)(x), rtol=1e-12)
-    np.testing.assert_allclose(map, e(model(params), x, 2, key=KEY), rtol=1e-12)
-
-
-@pytest.mark.parametrize("e", [e for name, e in CATALOGUE.items() if name not in NOT_LINEAR],
-                         ids=[name for name in CATALOGUE if name not in NOT_LINEAR])
-def test_a_direction_is_a_weighted_sum_of_classes(e):
-    """Where relevance flows back linearly."""
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_forms_agree(name):
+    """One trace for map and logits; a direction is a weighted sum of classes where relevance is linear; vmap."""
+    e, f = CATALOGUE[name], model(params)
     direction = jnp.array([0.0, 1.0, -1.0, 0.0, 0.0])
-    f = model(params)
-    difference = e(f, x, 1, key=KEY) - e(f, x, 2, key=KEY)
-    np.testing.assert_allclose(e(f, x, direction, key=KEY), difference, atol=1e-14)
 
+    @jax.jit
+    def forms(x):
+        one = lambda target: e(f, x, target, key=KEY)
+        return explain.with_logits(e)(f, x, 2, key=KEY), f(x), one(2), one(direction), jax.vmap(one)(jnp.arange(5))
 
-@every
-def test_all_classes_by_vmap(e):
-    maps = jax.vmap(lambda t: e(model(params), x, t, key=KEY))(jnp.arange(5))
-    np.testing.assert_allclose(maps[3], e(model(params), x, 3, key=KEY), rtol=1e-10)
+    (map, logits), wanted, alone, along, classes = forms(x)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-12)
+    np.testing.assert_allclose(map, alone, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(classes[2], alone, rtol=1e-10, atol=1e-15)
+    if name not in NOT_LINEAR:
+        np.testing.assert_allclose(along, classes[1] - classes[2], atol=1e-14)
 
 
 def test_known_answers_on_a_linear_model():
