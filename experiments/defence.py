@@ -15,7 +15,9 @@ MEASURES = {
     "own": "smoothed map of the manipulated image, with that of the original",
     "target": "smoothed map of the manipulated image, with the target map",
     "before": "smoothed map of the original image, with the target map",
-    "fidelity": "smoothed map of the original image, with its map under the network itself",
+    "fidelity": "smoothed map of the original image, with its unsmoothed map",
+    "other": "smoothed maps of the original image and of the next one of its batch",
+    "repeat": "smoothed map of the original image, with the same under other noise",
 }
 
 
@@ -101,21 +103,21 @@ def returned(maps, chosen: Sequence[Defence], arrays, key, tick=lambda: None) ->
     """What smoothing returns to: the correlations of MEASURES, "smoothed_<measure>": Float[b, defences].
 
     arrays: of attacking.attack_batches;  tick: called after each defence. "smoothed_original", "smoothed_adv":
-    Float[b, defences, h', w'], the smoothed maps of both images, with independent noise.
+    Float[b, defences, h', w'], the smoothed maps of both images. The noise of all maps is independent.
     """
-    names = {"original": "x", "adv": "x_adv"}
-    found = {name: [] for name in names}
+    found = []
     for d in chosen:
-        for i, (name, pixels) in enumerate(names.items()):
-            smoothed = arrays[f"map_{name}"] if d.label == "relu" else maps(
-                d, arrays[pixels], arrays["x"], arrays["y"], jax.random.fold_in(key, i))
-            found[name].append(smoothed)
+        smoothed = lambda name, i, d=d: maps(d, arrays[name], arrays["x"], arrays["y"], jax.random.fold_in(key, i))
+        original, adv = (arrays["map_original"], arrays["map_adv"]) if d.label == "relu" else (
+            smoothed("x", 0), smoothed("x_adv", 1))
+        found.append((original, adv, smoothed("x", 2) if d.sigma else original))
         tick()
-    original, adv = (np.stack(found[name], axis=1) for name in names)
-    return {"smoothed_own": _pearson(adv, original),
-            "smoothed_target": _pearson(adv, arrays["map_target"][:, None]),
-            "smoothed_before": _pearson(original, arrays["map_target"][:, None]),
-            "smoothed_fidelity": _pearson(original, arrays["map_original"][:, None]),
+    original, adv, again = (np.stack(m, axis=1) for m in zip(*found, strict=True))
+    target, unsmoothed = arrays["map_target"][:, None], arrays["map_original"][:, None]
+    other = np.roll(original, -1, axis=0) if len(original) > 1 else np.full_like(original, np.nan)
+    pairs = {"own": (adv, original), "target": (adv, target), "before": (original, target),
+             "fidelity": (original, unsmoothed), "other": (original, other), "repeat": (original, again)}
+    return {**{f"smoothed_{name}": _pearson(*pair) for name, pair in pairs.items()},
             "smoothed_original": original, "smoothed_adv": adv}
 
 

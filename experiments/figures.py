@@ -21,7 +21,9 @@ DEFENDED = {"map_pearson_before": "maps: correlation before the attack", "map_pe
 _MAPS = {"map_pearson_before": "r before", "map_pearson": "r", "map_ssim": "SSIM", "map_mse": "MSE"}
 _IMAGES = {"image_pearson": "r", "image_ssim": "SSIM", "image_mse": "MSE", "prediction_unchanged": "kept"}
 _CURVES = {"own": "manipulated, with the original's smoothed map", "target": "manipulated, with the target map",
-           "before": "original, with the target map", "fidelity": "original, with its unsmoothed map"}
+           "before": "original, with the target map", "fidelity": "original, with its unsmoothed map",
+           "other": "original, with another image's smoothed map",
+           "repeat": "original, with itself under other noise"}
 
 
 def numbers(arrays: Arrays) -> dict[str, np.ndarray]:
@@ -52,11 +54,11 @@ def attack_tables(rows: Mapping[str, Mapping[str, dict]], network: str) -> list[
 def smoothing_table(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], network: str) -> Table:
     """rows: {explanation: `smoothing`}; a line for each defence."""
     table = Table("defence", *map(_words, rows), title=f"{network}: what smoothing returns to",
-                  caption="median correlation of the manipulated image's smoothed map\n"
-                          "with the original's smoothed map / with the target map")
+                  caption="median correlations: manipulated image's smoothed map with the original's smoothed map\n"
+                          "/ with the target map / original's smoothed map with its unsmoothed one")
+    cell = lambda row: "\n".join(f"{row[m]['value']:.2f}" for m in ("own", "target", "fidelity"))
     for label in next(iter(rows.values())):
-        pairs = (row[label] for row in rows.values())
-        table.add_row(label, *(f"{p['own']['value']:.2f} / {p['target']['value']:.2f}" for p in pairs))
+        table.add_row(f"{label}\n  target\n  fidelity", *(cell(row[label]) for row in rows.values()))
     return table
 
 
@@ -97,8 +99,8 @@ def gallery(arrays: Mapping[str, Arrays], index: int = 0):
 def smoothed_gallery(arrays: Mapping[str, Arrays], defences: Sequence[Defence]):
     """The maps of the first image, original and manipulated, under some defences: a row for each explanation."""
     swept = [i for i, d in enumerate(defences) if d.kappa and not d.max_pool]
-    middle = swept[len(swept) // 2] if swept else 0
-    columns = sorted({0, middle, swept[0] if swept else 0, len(defences) - 1})
+    noisy = next(i for i, d in enumerate(defences) if d.sigma)
+    columns = sorted({0, swept[len(swept) // 3], swept[len(swept) // 2], noisy})
     rows, notes = {}, {}
     for name, a in arrays.items():
         pairs = [(a["smoothed_original"][0, i], a["smoothed_adv"][0, i]) for i in columns]
@@ -113,8 +115,9 @@ def smoothing_curves(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], defen
                      soft_pooling: bool):
     """Correlations over kappa, a panel for each explanation, with or without the smoothing of max-pooling."""
     chosen = {d.label: d.kappa or _named(d) for d in defences if not d.kappa or d.max_pool == soft_pooling}
+    noisy = {_named(d) for d in defences if d.sigma}
     curve = lambda row, m: {at: tuple(row[label][m][k] for k in ("value", "low", "high"))
-                            for label, at in chosen.items()}
+                            for label, at in chosen.items() if m != "repeat" or at in noisy}
     panels = {name: {text: curve(row, m) for m, text in _CURVES.items()} for name, row in rows.items()}
     pooling = " and soft max-pooling" * soft_pooling
     return plot.sweep(panels, xlabel=f"softplus{pooling}, by its sharpness κ; other defences",

@@ -23,11 +23,12 @@ from xmanip_jax import explain
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 COMMAND = [sys.executable, str(EXPERIMENTS / "dombrowski2019.py"), "--quick", "--explanations", "gradient", "lrp",
            "--out"]
+MEASURES = ("own", "target", "before", "fidelity", "other", "repeat")
 NETWORK = "small_cnn_cifar10"
 SHAPES = {**dict.fromkeys(("x", "x_target", "x_adv"), (4, 32, 32, 3)), "y": (4,), "seconds": (4,),
           **dict.fromkeys(("map_original", "map_target", "map_adv"), (4, 32, 32)),
           **dict.fromkeys(("logits_original", "logits_adv"), (4, 10)),
-          **{f"smoothed_{m}": (4, 6) for m in ("own", "target", "before", "fidelity")}}
+          **{f"smoothed_{m}": (4, 6) for m in MEASURES}}
 DEFENCES = ["relu", "kappa 1", "kappa 5", "beta 0.8", "smoothgrad 0.1", "smoothgrad 0.2"]
 
 
@@ -107,11 +108,15 @@ def test_what_smoothing_returns_to_follows_from_the_arrays(e, stored):
                                                               if k.startswith(f"{NETWORK}/{e}/")}
     assert list(rows) == DEFENCES
     for i, label in enumerate(DEFENCES):
-        for measure in ("own", "target", "before", "fidelity"):
+        for measure in MEASURES:
             assert rows[label][measure]["value"] == pytest.approx(np.median(a[f"smoothed_{measure}"][:, i]))
     smoothed = a["smoothed_original"][0], a["smoothed_adv"][0]
     np.testing.assert_allclose(a["smoothed_own"][0], correlations(*smoothed), atol=1e-4)
     np.testing.assert_allclose(a["smoothed_target"][0], correlations(smoothed[1], [a["map_target"][0]] * 6), atol=1e-4)
+    others = correlations(a["map_original"], a["map_original"][[1, 0, 3, 2]])  # batches of two
+    np.testing.assert_allclose(a["smoothed_other"][:, 0], others, atol=1e-4)
+    np.testing.assert_allclose(a["smoothed_repeat"][:, :4], 1, atol=1e-5)
+    assert (a["smoothed_repeat"][:, 4:] < 0.999).all()
     np.testing.assert_allclose(a["smoothed_own"][:, 0], correlations(a["map_adv"], a["map_original"]), atol=1e-4)
     np.testing.assert_allclose(a["smoothed_target"][:, 0], correlations(a["map_adv"], a["map_target"]), atol=1e-4)
 

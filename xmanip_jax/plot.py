@@ -132,7 +132,7 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     Args:
       panels: from the panel's title to its curves, from the curve's label to its points, from a position to
         (value, low, high). Numbers are positions on the logarithmic axis; a string names a reference, drawn at the
-        right. All panels have the same curves at the same positions.
+        right. All panels have the same curves and positions; a curve may lack some positions.
       xlabel, ylabel: of all panels.
       columns: panels side by side.
 
@@ -144,7 +144,7 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         place = _places(axis, {at: None for curve in curves.values() for at in curve})
         for i, (label, curve) in enumerate(curves.items()):
-            color, beside = _COLORS[i % len(_COLORS)], 1.2 ** (i - (len(curves) - 1) / 2)
+            color, beside = _COLORS[i % len(_COLORS)], 1.15 ** (i - (len(curves) - 1) / 2)
             _curve(axis, {at: v for at, v in curve.items() if not isinstance(at, str)}, color, label)
             _points(axis, {beside * place[at]: v for at, v in curve.items() if isinstance(at, str)}, color)
         axis.set_title(_words(title), fontsize=10)
@@ -167,7 +167,7 @@ def save(figure, path: Path, *, dpi: int = 110) -> None:
 _NEEDED = ("x", "x_adv", "x_target", "map_original", "map_adv", "map_target")
 
 
-_COLORS = ("C0", "C3", "grey", "C2", "C1", "C4", "C5", "C6")
+_COLORS = ("C0", "C3", "grey", "C2", "C1", "black", "C4", "C5")
 _SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
