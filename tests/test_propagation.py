@@ -139,6 +139,9 @@ def test_the_box_of_z_box_goes_through_what_precedes_the_first_layer():
                                                dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
     padded = lambda x: relu(valid(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))).mean((0, 1))
     close(e(-4.0, 4.0)(padded, x, 1), e(-4.0, 4.0)(outside, x, 1))
+    mean = jnp.full(3, 0.4)  # a value of the remat's own trace
+    remat = jax.checkpoint(lambda x: relu(conv((x - mean) / -0.5, W["first"])).mean((0, 1)))
+    close(jax.jit(lambda x: e(-1.0, 3.0)(remat, x, 1))(x), e(-1.0, 3.0)(inside, x, 1))
     with pytest.raises(rewrite.UnsupportedPrimitiveError, match="first layer"):
         explain.lrp(conv=explain.z_box(-1.0, 1.0))(bias_free, x, 1)
 
@@ -166,6 +169,30 @@ def test_everything_unsupported_is_listed_at_once_and_a_user_can_add_rules():
     halves = lambda relevance, result, a, b: (relevance / 2, relevance / 2)
     e = explain.lrp(dense=explain.epsilon(0.0), sums=explain.epsilon(0.0), rules={"mul": halves})
     np.testing.assert_allclose(e(gated, v, 1).sum(), gated(v)[1])
+
+
+def test_spellings_of_relu_and_masks():
+    w = rng.normal(size=(6, 6))
+    v, mask = rng.normal(size=6), np.arange(6) % 2 == 0
+    net = lambda act: lambda v: act(act(v @ w) @ w) @ w
+    spelled = lambda z: jnp.where(z > 0, z, 0)
+    for e in (explain.lrp(dense=explain.alpha_beta()), explain.guided_backprop()):
+        for other in (spelled, lambda z: jnp.clip(z, 0), jax.jit(spelled)):
+            close(e(net(other), v, 1), e(net(relu), v, 1))
+    masked = lambda v: jnp.where(mask, relu(v @ w), 0) @ w
+    weighted = lambda v: relu(v @ w) @ (mask[:, None] * w)
+    for e in (explain.guided_backprop(), explain.deconvnet(), explain.lrp(dense=explain.alpha_beta(stabilizer=0))):
+        close(e(masked, v, 1), e(weighted, v, 1))
+
+
+def test_a_rule_of_the_model_s_own_is_lost_with_a_warning():
+    @jax.custom_vjp
+    def twice(v):
+        return v @ W["out"]
+
+    twice.defvjp(lambda v: (twice(v), None), lambda _, g: (g @ W["out"].T,))
+    with pytest.warns(rewrite.LostRuleWarning, match="twice"):
+        explain.lrp()(twice, np.ones(6), 0)
 
 
 def test_maxima_take_the_first_winner():

@@ -226,7 +226,7 @@ def _shared_pool(operation, rule, relevance, result, x):
 
 def _shared(operation, rule, relevance, x, total):
     one = jnp.ones((), x.dtype)
-    layer = rewrite.LinearLayer(x, one, 0 * one, total(x), lambda x, w: w * total(x), operation.nonnegative, None)
+    layer = rewrite.LinearLayer(x, one, 0 * one, total(x), lambda x, w: w * total(x), operation.nonnegative)
     return rule(relevance, layer)
 
 

@@ -103,16 +103,16 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
         raise ValueError(f"z_box needs low <= high, got {low} and {high}")
 
     def rule(relevance, layer):
-        if layer.source is None:
+        if layer.box is None:
             raise UnsupportedPrimitiveError("z_box is a rule for a first layer outside loops: its box is the input's")
-        ends = layer.source(low), layer.source(high)
-        lowest, highest = jnp.minimum(*ends), jnp.maximum(*ends)
+        lowest, highest = jnp.minimum(*layer.box), jnp.maximum(*layer.box)
         up, down = jnp.maximum(layer.w, 0), jnp.minimum(layer.w, 0)
         z = layer.z - layer.b - layer.apply(lowest, up) - layer.apply(highest, down)
         c = ratio(relevance, z, stabilizer)
         back = lambda w: _back(layer, w, c)
         return layer.x * back(layer.w) - lowest * back(up) - highest * back(down)
 
+    rule.box = low, high
     return rule
 
 

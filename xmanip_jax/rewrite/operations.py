@@ -50,12 +50,19 @@ def pool_params(eqn):
 
 
 def is_activation(eqn, tags):
-    """A function call that maps one carried operand elementwise and is not affine: jax.nn.relu, a jitted swish ..."""
+    """A function call that maps one carried operand elementwise and is not affine: jax.nn.relu, a jitted swish ...
+
+    A choice that does not depend on the image, as jnp.where makes with a fixed mask, is linear and no activation.
+    """
     if not (is_custom_rule(eqn) or eqn.primitive is prims.jit_p) or len(eqn.outvars) != 1:
         return False
     carried = [v for v, t in zip(eqn.invars, tags, strict=True) if t and t.carried]
-    same_shape = len(carried) == 1 and carried[0].aval.shape == eqn.outvars[0].aval.shape
-    return same_shape and _primitives(eqn) <= _ELEMENTWISE | _NEUTRAL | _STEPS and bool(_primitives(eqn) & _CURVED)
+    if len(carried) != 1 or carried[0].aval.shape != eqn.outvars[0].aval.shape:
+        return False
+    inside = _primitives(eqn)
+    compares = inside & _STEPS or any(t and not t.carried for t in tags)
+    curved = inside & _CURVED - (set() if compares else {"select_n"})
+    return bool(curved) and inside <= _ELEMENTWISE | _NEUTRAL | _STEPS
 
 
 def _primitives(eqn):

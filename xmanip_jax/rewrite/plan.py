@@ -7,6 +7,7 @@ layer after it, which would be wrong at the border of a zero-padded convolution.
 """
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .control import CONTROL
+from .errors import LostRuleWarning
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
 from .merge import Merged, affine_run, merged
 from .operations import Tag, is_activation, is_max_pool, keeps_sign, kind_of, pool_params
@@ -93,6 +95,7 @@ def make_plan(jaxpr, consts, tags, *, open_remat: bool = False, counter: Counter
             ins = tuple(map(read, eqn.invars))
             own = [_tag(known, i) for i in ins]
             if _opens(eqn, own, open_remat):
+                _warn_of_lost_rule(eqn)
                 (inner, inner_consts), = bodies(eqn)
                 env.update(zip(eqn.outvars, flatten(inner, inner_consts, ins), strict=True))
                 continue
@@ -134,6 +137,12 @@ def _opens(eqn, tags, open_remat):
     if is_max_pool(eqn) or is_activation(eqn, tags) or not any(tags):
         return False
     return eqn.primitive is prims.jit_p or is_custom_rule(eqn) or (open_remat and eqn.primitive is prims.remat_p)
+
+
+def _warn_of_lost_rule(eqn):
+    if is_custom_rule(eqn):
+        warnings.warn(f"{eqn_name(eqn)} has its own derivative rule, which is dropped: relevance goes through its body",
+                      LostRuleWarning, stacklevel=2)
 
 
 def _out_tags(eqn, tags):

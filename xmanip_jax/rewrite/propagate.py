@@ -24,8 +24,9 @@ class LinearLayer(NamedTuple):
     """A linear layer z = apply(x, w) + b at one example, its affine run merged into it.
 
     x: the input;  w: the weights;  b: broadcastable to z;  z: the result;  apply: bilinear in (x, w);
-    nonnegative: x is, by construction;  source: from an image to this layer's input, for a first layer, else None;
-    neurons: the axes of z and the axes of w that number the output features.
+    nonnegative: x is, by construction;  box: the bounds of x that follow from `rule.box`, the rule's bounds of the
+    model's input, if this is a first layer outside loops, else None;  neurons: the axes of z and the axes of w
+    that number the output features.
     """
 
     x: Array
@@ -34,7 +35,7 @@ class LinearLayer(NamedTuple):
     z: Array
     apply: Callable[[Array, Array], Array]
     nonnegative: bool
-    source: Callable[[Array], Array] | None
+    box: tuple[Array, Array] | None = None
     neurons: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
@@ -67,7 +68,7 @@ def propagate(f: Model, choose: Callable[[Operation], Any]) -> Model:
             raise UnsupportedPrimitiveError(
                 f"no propagation rule for {', '.join(refused)}: the image reaches these operations in a way that the "
                 "rule table does not cover; pass rules={name: rule}, or explain the part of the model without them")
-        outs, _ = _run(plan, leaves, choose, [_image_like(leaf) for leaf in leaves])
+        outs = _run(plan, leaves, choose, [_image_like(leaf) for leaf in leaves])
         return jax.tree.unflatten(structure, outs)
 
     return propagated
@@ -83,7 +84,9 @@ def linear_layers(f: Model) -> Callable[[Array], dict[str, LinearLayer]]:
         plan, leaves, _ = _plan(f, x, open_remat=True)
         if any(step.bodies for step in plan.steps):
             raise UnsupportedPrimitiveError("a layer sits in a loop or a branch: it has no single input; unroll it")
-        return dict(_run(plan, leaves, lambda op: None, [None] * len(leaves))[1])
+        found = {}
+        _run(plan, leaves, lambda op: None, [None] * len(leaves), found)
+        return found
 
     return layers
 
@@ -97,12 +100,11 @@ def _image_like(leaf):
     return lambda v: jnp.broadcast_to(v, leaf.shape).astype(leaf.dtype)
 
 
-def _run(plan: Plan, values, choose, sources):
-    """(results, [(name, LinearLayer)]); sources: for each input, from an image to it, or None."""
+def _run(plan: Plan, values, choose, sources, found=None):
+    """The results. sources: for each input, from an image to it, or None;  found: takes the linear layers by name."""
     env = dict(plan.constants) | dict(zip(plan.inputs, values, strict=True))
     source = {i: s for i, s in zip(plan.inputs, sources, strict=True) if s is not None}
     read = lambda i: literal(i) if isinstance(i, Literal) else env[i]
-    seen = []
     for node in plan.early:
         env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
     for step in plan.steps:
@@ -113,15 +115,14 @@ def _run(plan: Plan, values, choose, sources):
         elif step.operation is None:
             results = bind(step.eqn, operands)
         elif step.operation.merge:
-            results, layer = _linear(step.operation, operands, choose, sourced)
-            seen.append((f"{step.operation.kind}#{step.operation.index}", layer))
+            results = _linear(step.operation, operands, choose, sourced, found)
         else:
             results = _other(step.operation, operands, choose)
         env.update(zip(step.outputs, results, strict=True))
         if not step.bodies and any(sourced) and not (step.operation and step.operation.merge):
             for k, out in enumerate(step.outputs):
                 source[out] = _continued(step.eqn, operands, sourced, k)
-    return [read(i) for i in plan.outputs], seen
+    return [read(i) for i in plan.outputs]
 
 
 def _continued(eqn, operands, sourced, k):
@@ -133,26 +134,30 @@ def _control(step, operands, choose, sourced):
     runners = []
     for plan in step.bodies:
         sources = sourced if name not in ("scan", "cond") else [None] * len(plan.inputs)
-        runners.append(lambda *values, plan=plan, sources=sources: (_run(plan, values, choose, sources)[0], []))
+        runners.append(lambda *values, plan=plan, sources=sources: (_run(plan, values, choose, sources), []))
     return rebuild(step.eqn, operands, runners)[0]
 
 
-def _linear(operation, operands, choose, sourced):
-    m = operation.merge
-    source = sourced[m.x] if operation.first else None
+def _linear(operation, operands, choose, sourced, found):
+    m, rule = operation.merge, choose(operation)
+    source, box = sourced[m.x] if operation.first else None, getattr(rule, "box", None)
+    # Bounds are operands, computed here: a backward pass may run outside the trace that holds what they depend on.
+    bounds = [source(v) for v in box] if source and box else []
+    n = len(operands)
 
     def layer(z, *operands):
-        w, b = m.weights(*operands)
-        return LinearLayer(operands[m.x], w, b, z.reshape(m.shape), m.apply, operation.nonnegative, source,
-                           m.neurons)
+        w, b = m.weights(*operands[:n])
+        return LinearLayer(operands[m.x], w, b, z.reshape(m.shape), m.apply, operation.nonnegative,
+                           operands[n:] or None, m.neurons)
 
     def values(*operands):
-        return m.run(m.apply(operands[m.x], operands[m.w]), *operands[2:])
+        return m.run(m.apply(operands[m.x], operands[m.w]), *operands[2:n])
 
-    rule = choose(operation)
     backward = rule and (lambda relevance, z, *operands: rule(relevance.reshape(m.shape), layer(z, *operands)))
-    z = _replaced(values, backward, operation.carried, operands)
-    return [z], layer(z, *operands)
+    z = _replaced(values, backward, operation.carried, [*operands, *bounds])
+    if found is not None:
+        found[f"{operation.kind}#{operation.index}"] = layer(z, *operands)
+    return [z]
 
 
 def _other(operation, operands, choose):
