@@ -78,7 +78,7 @@ def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
         config = dataclasses.replace(config, networks=("small_cnn_cifar10",), count=4, steps=4, batch=2,
-                                     kappas=(1.0, 5.0), defended_count=2)
+                                     kappas=(1.0, 5.0), defended_count=4)
         if config.explanations == methods.PAPER:  # one of each kind: compiling the others takes most of a minute
             config = dataclasses.replace(config, explanations=("gradient", "lrp", "pattern_attribution"))
     for kind, asked, known in (("explanation", config.explanations, methods.EXPLANATIONS),

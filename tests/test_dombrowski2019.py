@@ -1,11 +1,10 @@
-"""The paper's experiments from their command line, quick: killed, resumed, and recomputed from the arrays."""
+"""The paper's experiments, quick: interrupted, resumed, and recomputed from the arrays."""
 
+import ast
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +20,27 @@ from skimage.metrics import structural_similarity
 from xmanip_jax import explain
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-COMMAND = [sys.executable, str(EXPERIMENTS / "dombrowski2019.py"), "--quick", "--explanations", "gradient", "lrp",
-           "--out"]
+CODE = f"""
+import sys
+sys.path.insert(0, {str(EXPERIMENTS)!r})
+import dombrowski2019, runs
+from pathlib import Path
+arguments, finished = ["--quick", "--explanations", "gradient", "gradient_x_input", "--out", "out"], runs.finished
+
+def interrupted(out, index, compute, name):
+    if "input" in name:
+        raise KeyboardInterrupt
+    return finished(out, index, compute, name=name)
+
+runs.finished = interrupted
+try:
+    dombrowski2019.run(arguments)
+except SystemExit as stop:
+    print("CODE", stop.code, {{p.name: p.stat().st_mtime_ns for p in Path("out/parts").iterdir()}})
+runs.finished = finished
+dombrowski2019.run([*arguments, "--resume"])
+"""
+EXPLANATIONS = ["gradient", "gradient_x_input"]
 MEASURES = ("own", "target", "before", "fidelity", "other", "repeat")
 NETWORK = "small_cnn_cifar10"
 SHAPES = {**dict.fromkeys(("x", "x_target", "x_adv"), (4, 32, 32, 3)), "y": (4,), "seconds": (4,),
@@ -34,19 +52,17 @@ DEFENCES = ["relu", "kappa 1", "kappa 5", "beta 0.8", "smoothgrad 0.1", "smoothg
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that was killed after its first part and resumed: (folder, what it printed, when the part was written)."""
-    out = tmp_path_factory.mktemp("paper") / "out"
-    nowhere = {"cwd": out.parent, "env": {k: v for k, v in os.environ.items() if k != "XMANIP_DATA"}}
-    process = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **nowhere)
-    while not list(out.glob("parts/*.npz")) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    written = {path: path.stat().st_mtime_ns for path in out.glob("parts/*.npz")}
-    done = subprocess.run([*COMMAND, str(out), "--resume"], capture_output=True, text=True, check=False,
-                          **nowhere)
+    """A run that was interrupted after its first explanation, and resumed in the same process, which saves a start.
+
+    It finds no data: (folder, what it printed, when each part was written that the interruption left).
+    """
+    home = tmp_path_factory.mktemp("paper")
+    environment = {k: v for k, v in os.environ.items() if k != "XMANIP_DATA"}
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, cwd=home,
+                          env=environment)
     assert done.returncode == 0, done.stderr
-    return out, done.stdout, written
+    left = next(line for line in done.stdout.splitlines() if line.startswith("CODE 130"))
+    return home / "out", done.stdout, ast.literal_eval(left.removeprefix("CODE 130 "))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +76,10 @@ def correlations(a, b):
 
 def test_finished_parts_are_reused(finished):
     out, printed, written = finished
-    assert written and all(path.stat().st_mtime_ns == at for path, at in written.items())
-    assert len(list(out.glob("parts/*.npz"))) == 2 * 2 * 2 + 2 and str(out) in printed
+    assert sorted(written) == [f"{NETWORK}-gradient-{p}0000{i}.npz" for p in ("", "smoothed-") for i in (0, 1)]
+    assert all((out / "parts" / name).stat().st_mtime_ns == at for name, at in written.items())
+    assert len(list(out.glob("parts/*.npz"))) == 2 * 2 * 2 + 2 * 2
+    assert "--resume to go on" in printed and "what smoothing returns to" in printed
 
 
 def test_figures(finished):
@@ -75,14 +93,14 @@ def test_figures(finished):
 def test_arrays_have_the_names_of_the_contract(stored):
     results, arrays = stored
     assert {"config", "versions", "commit", "device", "seconds", "images", "results"} <= results.keys()
-    for e in ("gradient", "lrp"):
+    for e in EXPLANATIONS:
         assert {name: arrays[f"{NETWORK}/{e}/{name}"].shape for name in SHAPES} == SHAPES
         np.testing.assert_array_equal(arrays[f"{NETWORK}/{e}/x_target"], np.roll(arrays[f"{NETWORK}/{e}/x"], -1, 0))
-    assert arrays[f"{NETWORK}/defended_softplus/x_adv"].shape == (2, 32, 32, 3)
+    assert arrays[f"{NETWORK}/defended_softplus/x_adv"].shape == (4, 32, 32, 3)
     assert len(results["images"][NETWORK]) == 4
 
 
-@pytest.mark.parametrize("e", ["gradient", "lrp", "defended_smoothgrad", "defended_softplus"])
+@pytest.mark.parametrize("e", [*EXPLANATIONS, "defended_smoothgrad", "defended_softplus"])
 def test_the_attack_s_numbers_follow_from_the_arrays(e, stored):
     rows, a = stored[0]["results"][NETWORK]["attack"][e], {k.split("/")[-1]: v for k, v in stored[1].items()
                                                            if k.startswith(f"{NETWORK}/{e}/")}
@@ -102,7 +120,7 @@ def test_the_attack_s_numbers_follow_from_the_arrays(e, stored):
     assert rows["map_pearson"]["value"] > rows["map_pearson_before"]["value"]
 
 
-@pytest.mark.parametrize("e", ["gradient", "lrp"])
+@pytest.mark.parametrize("e", EXPLANATIONS)
 def test_what_smoothing_returns_to_follows_from_the_arrays(e, stored):
     rows, a = stored[0]["results"][NETWORK]["smoothing"][e], {k.split("/")[-1]: v for k, v in stored[1].items()
                                                               if k.startswith(f"{NETWORK}/{e}/")}
@@ -147,7 +165,8 @@ def defence(monkeypatch):
 def test_no_smoothing_is_the_network_itself(defence, small):
     network, x, y = small
     maps = defence.smoothed_maps(network, explain.gradient(), samples=2)
-    wanted = jax.vmap(lambda p: explain.heatmap(explain.gradient()(network.model, network.preprocess(p), 1)))(x)
+    plain = lambda p: explain.heatmap(explain.gradient()(network.model, network.preprocess(p), 1))
+    wanted = jax.jit(jax.vmap(plain))(x)
     for d in (defence.Defence("sharp", kappa=1e7, max_pool=True), defence.Defence("quiet", sigma=1e-7)):
         np.testing.assert_allclose(maps(d, x, x, y, jax.random.key(0)), wanted, atol=1e-6)
     assert defence.pools(network) and [d.max_pool for d in defence.defences((1, 2), True)].count(True) == 2
@@ -157,9 +176,9 @@ def test_the_attacked_map_is_the_defence_s(defence, small):
     network, x, y = small
     maps = defence.smoothed_maps(network, explain.gradient())
     e = explain.with_logits(defence.beta_smoothed(explain.gradient(), 2.0))
-    found, logits = jax.vmap(partial(e, network.model), in_axes=(0, 0))(network.preprocess(x), y)
+    found, logits = jax.jit(jax.vmap(partial(e, network.model)))(network.preprocess(x), y)
     soft = maps(defence.Defence("soft", kappa=2.0, max_pool=True), x, x, y, jax.random.key(0))
     np.testing.assert_allclose(jax.vmap(explain.heatmap)(found), soft, atol=1e-6)
-    np.testing.assert_allclose(logits, jax.vmap(network.model)(network.preprocess(x)), rtol=1e-5)
+    np.testing.assert_allclose(logits, jax.jit(jax.vmap(network.model))(network.preprocess(x)), rtol=1e-5)
     hard = maps(defence.Defence("hard", kappa=2.0), x, x, y, jax.random.key(0))
     assert not np.allclose(soft, hard, atol=1e-4)
