@@ -86,3 +86,13 @@ def watching(bar: Progress, title: str, steps: int):
         return show
 
     return watch
+
+
+def counting(bar: Progress, title: str, total: int):
+    """A `watch` without numbers: each batch is a line of the bar, which its `show()` moves on by one of `total`."""
+
+    def watch(index, batches):
+        task = bar.add_task(f"{title} {index + 1}/{batches}", total=total, status="")
+        return lambda: bar.advance(task)
+
+    return watch

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import attacking
 from xmanip_jax import explain, metrics, rewrite, smooth
 from xmanip_jax.types import Array, Explanation
 
@@ -119,6 +120,23 @@ def returned(maps, chosen: Sequence[Defence], arrays, key, tick=lambda: None) ->
              "fidelity": (original, unsmoothed), "other": (original, other), "repeat": (original, again)}
     return {**{f"smoothed_{name}": _pearson(*pair) for name, pair in pairs.items()},
             "smoothed_original": original, "smoothed_adv": adv}
+
+
+def smoothed_batches(network, judge: Explanation, arrays, chosen: Sequence[Defence], *, batch, seed, keep, watch):
+    """`returned`, batch by batch; the maps are kept for the first image only.
+
+    arrays: of attacking.attack_batches;  keep, watch: as there, but what watch returns takes no arguments.
+    """
+    maps = smoothed_maps(network, judge)
+    count = len(arrays["x"])
+
+    def compute(part, index):
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        inside = {name: value[part] for name, value in arrays.items()}
+        found = returned(maps, chosen, inside, key, watch(index, -(-count // batch)))
+        return found | {name: found[name][:index == 0] for name in ("smoothed_original", "smoothed_adv")}
+
+    return attacking.in_batches(compute, count, batch, keep)
 
 
 @jax.jit

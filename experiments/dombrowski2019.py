@@ -10,10 +10,10 @@
 Deviations from the paper: ResNet-20 on CIFAR-10 and SqueezeNet on the NIPS 2017 photographs, not VGG-16 on ImageNet;
 one setting for all explanations, that of manipulate.py, with 150 steps for the paper's 1500; targets are the next
 image, not a random one; integrated gradients are attacked with 3 steps and judged with 30; patterns are estimated from
-the images of the run; the defence's beta follows the scale of each activation at the clean image, beta_l = kappa / s_l,
-with the paper's 0.8 beside it; the attack on a softplus map takes the scales of the image at hand, and smooths
-max-pooling too; the prediction is always the original network's. SSIM scales each pair of maps by its joint maximum
-(the paper does not say how).
+the images of the run unless --patterns is given; the defence's beta follows the scale of each activation at the clean
+image, beta_l = kappa / s_l, with the paper's 0.8 beside it; the attack on a softplus map takes the scales of the image
+at hand, and smooths max-pooling too; the prediction is always the original network's. SSIM scales each pair of maps by
+its joint maximum (the paper does not say how).
 
 The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<explanation>/<array>, from
 which all numbers can be recomputed) and figures: comparison, gallery, smoothing, smoothed and defended. What is
@@ -59,6 +59,8 @@ class Config:
     """Images attacked together."""
     kappas: tuple[float, ...] = (0.5, 1, 2, 5, 10, 50)
     """Sharpness of the softplus that defends, in units of each activation's scale."""
+    patterns: Path | None = None
+    """A folder of <network>.safetensors by patterns.py; default: patterns are estimated from the images of the run."""
     smoothed_count: int | None = None
     """Images whose smoothed maps are judged; default: all."""
     defended_count: int = 8
@@ -87,6 +89,9 @@ def checked(config):
             raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
     if min(config.count, config.steps, config.batch, *config.kappas, config.defended_kappa) <= 0:
         raise ValueError("--count, --steps, --batch and all kappas must be positive")
+    for name in config.networks if config.patterns else ():
+        if not (file := config.patterns / f"{name}.safetensors").is_file():
+            raise ValueError(f"{file}: no such file")
     if config.resume and config.out is None:
         raise ValueError("--resume needs the run folder: --out")
     return config
@@ -111,19 +116,12 @@ def attacked(config, network, pair, images, targets, out, bar, name, **options):
 
 
 def smoothed(config, network, judge, arrays, defences, out, bar, name):
-    """Part 2: the arrays of defence.returned, the maps of the first image only."""
-    count = min(config.smoothed_count or config.count, len(arrays["x"]))
-    maps = defence.smoothed_maps(network, judge)
+    """Part 2: the arrays of defence.smoothed_batches, and the seconds that each image took."""
     part = f"{network.name}-{name}-smoothed"
-
-    def compute(where, index):
-        task = bar.add_task(f"{part} {index + 1}/{-(-count // config.batch)}", total=len(defences), status="")
-        batch = {key: value[:count][where] for key, value in arrays.items()}
-        key = jax.random.fold_in(jax.random.key(config.seed), index)
-        found = defence.returned(maps, defences, batch, key, lambda: bar.advance(task))
-        return found | {key: found[key][:index == 0] for key in ("smoothed_original", "smoothed_adv")}
-
-    return attacking.in_batches(compute, count, config.batch, runs.keeping(out, part, "smoothed_seconds"))
+    return defence.smoothed_batches(
+        network, judge, {key: value[:config.smoothed_count] for key, value in arrays.items()}, defences,
+        batch=config.batch, seed=config.seed, keep=runs.keeping(out, part, "smoothed_seconds"),
+        watch=attacking.counting(bar, part, len(defences)))
 
 
 def study(config, name, out, console):
@@ -132,8 +130,8 @@ def study(config, name, out, console):
     defences, arrays = defence.defences(config.kappas, defence.pools(network)), {}
     with attacking.progress(console, transient=True) as bar:
         for e in config.explanations:
-            patterns = methods.fit_patterns(network, images) if e == "pattern_attribution" else None
-            pair = methods.method(e, network, patterns=patterns)
+            file = config.patterns and config.patterns / f"{name}.safetensors"
+            pair = methods.method(e, network, patterns=methods.patterns_of(e, network, images, file))
             found = attacked(config, network, pair, images, targets, out, bar, e)
             arrays[e] = found | smoothed(config, network, pair[1], found, defences, out, bar, e)
         few = slice(config.defended_count)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from xmanip_jax import explain
+from xmanip_jax import explain, models
 
 PAPER = ("gradient", "gradient_x_input", "integrated_gradients", "guided_backprop", "lrp", "pattern_attribution")
 EXPLANATIONS = (*PAPER, "grad_cam", "smoothgrad", "uniform_gradient")
@@ -33,6 +33,13 @@ def method(name, network, *, integration_steps: int = 3, layer: str = "features"
         "smoothgrad": lambda: same(explain.smoothgrad(inner, sigma=0.1 * width, **noisy)),
         "uniform_gradient": lambda: same(explain.uniform_gradient(inner, radius=0.2 * width, **noisy)),
     }[name]()
+
+
+def patterns_of(explanation, network, images: np.ndarray, file=None) -> dict | None:
+    """What `method` needs for pattern_attribution, from a file of patterns.py or else from the images; else None."""
+    if explanation != "pattern_attribution":
+        return None
+    return models.read_tensors(file) if file else fit_patterns(network, images)
 
 
 def fit_patterns(network, images: np.ndarray, batch: int = 8) -> dict:

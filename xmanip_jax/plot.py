@@ -144,7 +144,7 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         place = _places(axis, {at: None for curve in curves.values() for at in curve})
         for i, (label, curve) in enumerate(curves.items()):
-            color, beside = _COLORS[i % len(_COLORS)], 1.15 ** (i - (len(curves) - 1) / 2)
+            color, beside = _COLORS[i % len(_COLORS)], 1.12 ** (i - (len(curves) - 1) / 2)
             _curve(axis, {at: v for at, v in curve.items() if not isinstance(at, str)}, color, label)
             _points(axis, {beside * place[at]: v for at, v in curve.items() if isinstance(at, str)}, color)
         axis.set_title(_words(title), fontsize=10)
@@ -219,12 +219,12 @@ def _places(axis, positions):
     numbers = sorted(at for at in positions if not isinstance(at, str))
     names = [at for at in positions if isinstance(at, str)]
     last = max(numbers, default=1.0)
-    places = {at: at for at in numbers} | {name: last * 2.5 ** (i + 1.5) for i, name in enumerate(names)}
+    places = {at: at for at in numbers} | {name: last * 2.8 ** (i + 1.2) for i, name in enumerate(names)}
     axis.set_xscale("log")
     axis.set_xticks(list(places.values()), [""] * len(places))
     axis.set_xticks([], minor=True)
     if numbers and names:
-        axis.axvline(last * 2.5**0.75, color="grey", linewidth=0.8, linestyle=":")
+        axis.axvline(last * 2.8**0.6, color="grey", linewidth=0.8, linestyle=":")
     return places
 
 
