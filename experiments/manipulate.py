@@ -55,7 +55,7 @@ class Config:
     """gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution, grad_cam, smoothgrad
     or uniform_gradient."""
     patterns: Path | None = None
-    """Patterns of pattern_attribution (.safetensors); default: estimated from the images of the run."""
+    """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
     """Layer of grad_cam; its map has this layer's size."""
     integration_steps: int = 3

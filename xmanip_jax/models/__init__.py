@@ -10,8 +10,8 @@ from .resnet import ResNet
 from .small_cnn import SmallCNN
 from .squeezenet import SqueezeNet
 from .vgg import VGG16, VGG19
-from .weights import WeightsError, load_weights, read_tensors, save_weights
+from .weights import WeightsError, load_weights, read_tensors, save_tensors, save_weights
 
 __all__ = ["NETWORKS", "VGG16", "VGG19", "CifarResNet", "DenseNet121", "EfficientNetLite0", "Net", "Pretrained",
            "ResNet", "SmallCNN", "SqueezeNet", "WeightsError", "functional", "load", "load_weights", "max_pool",
-           "read_tensors", "save_weights"]
+           "read_tensors", "save_tensors", "save_weights"]

@@ -13,7 +13,7 @@ from flax import nnx
 from .errors import WeightsError
 from .torch_pickle import read_torch_pickle
 
-__all__ = ["WeightsError", "load_weights", "read_tensors", "save_weights", "weight_shapes"]
+__all__ = ["WeightsError", "load_weights", "read_tensors", "save_tensors", "save_weights", "weight_shapes"]
 
 _READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_pickle}
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -71,9 +71,14 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
 
 def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
     """Write parameters and running statistics as .safetensors with torch's names and layouts; all or nothing."""
+    arrays = {slot.torch_name: np.transpose(slot.variable[...], _torch_axes(slot.shape)) for slot in _slots(module)}
+    save_tensors(arrays, path)
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
+    """Write named arrays (weights, patterns) as .safetensors, whole or not at all; `read_tensors` reads them."""
     path = Path(path)
-    tensors = {slot.torch_name: np.ascontiguousarray(np.transpose(slot.variable[...], _torch_axes(slot.shape)))
-               for slot in _slots(module)}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(safetensors.numpy.save(tensors))
