@@ -19,8 +19,11 @@ The run folder gets results.json (medians with bootstrap intervals), arrays.npz 
 which all numbers can be recomputed) and figures: comparison, gallery, smoothing, smoothed and defended. What is
 finished is kept in parts/; --resume goes on after it.
 
-Run time:
-Result:
+Run time: on 2 cores shared with other work, 23 minutes for 48 images on ResNet-20 (--batch 24), 63 minutes for 8
+photographs on SqueezeNet.
+Result: median correlations with the target map of 0.86 to 0.98 on ResNet-20 and 0.82 to 0.91 on SqueezeNet, all
+predictions kept. Figures and what smoothing returns to are in README.md, all numbers in
+benchmarks/results/dombrowski2019_*.json.
 """
 
 import dataclasses
