@@ -103,9 +103,7 @@ def checked(config):
 
 def attacked(config, network, images, targets, out, bar):
     """The arrays of attacking.attack_batches; finished batches are read back."""
-    patterns = None
-    if config.explanation == "pattern_attribution":
-        patterns = models.read_tensors(config.patterns) if config.patterns else methods.fit_patterns(network, images)
+    patterns = methods.patterns_of(config.explanation, network, images, config.patterns)
     pair = methods.method(config.explanation, network, integration_steps=config.integration_steps, layer=config.layer,
                           patterns=patterns)
     return attacking.attack_batches(
