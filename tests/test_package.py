@@ -14,8 +14,10 @@ SOURCES = sorted((ROOT / "xmanip_jax").rglob("*.py"))
 
 
 def test_the_core_needs_jax_optax_and_numpy_only():
-    extras = ["flax", "orbax", "tensorflow_datasets", "matplotlib", "PIL", "skimage", "scipy", "safetensors", "chex"]
+    extras = ["flax", "orbax", "tensorflow_datasets", "matplotlib", "PIL", "skimage", "scipy", "safetensors", "chex",
+              "matfree"]
     code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import xmanip_jax.attack, xmanip_jax.metrics"
+    code += ", xmanip_jax.geometry"
     # jax itself imports scipy, so it is blocked only afterwards.
     code = "import jax, optax; " + code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
@@ -38,7 +40,8 @@ def test_one_version():
 
 def test_every_public_name_exists_is_documented_and_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    for module in ("explain", "attack", "smooth", "rewrite", "metrics", "models", "data", "checkpoint", "plot"):
+    modules = "explain", "attack", "smooth", "rewrite", "metrics", "geometry", "models", "data", "checkpoint", "plot"
+    for module in modules:
         loaded = importlib.import_module(f"xmanip_jax.{module}")
         for name in loaded.__all__:
             value = getattr(loaded, name)

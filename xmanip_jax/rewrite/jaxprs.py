@@ -4,8 +4,8 @@ import jax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as prims
 
-__all__ = ["Literal", "bind", "bodies", "body", "eqn_name", "is_custom_rule", "prims", "scan_split", "subjaxprs",
-           "trace"]
+__all__ = ["Literal", "bind", "bodies", "body", "convolves", "eqn_name", "is_custom_rule", "prims", "scan_split",
+           "subjaxprs", "trace"]
 
 
 def trace(f, *args):
@@ -30,6 +30,17 @@ def bodies(eqn):
 def subjaxprs(eqn):
     """Every open jaxpr among the parameters of an equation."""
     return [jaxpr for jaxpr, _ in bodies(eqn)]
+
+
+def convolves(f, *args):
+    """Whether `f` contains a convolution, which XLA on CPU runs several times slower inside a loop primitive."""
+    open_jaxprs = [jax.make_jaxpr(f)(*args).jaxpr]
+    while open_jaxprs:
+        for eqn in open_jaxprs.pop().eqns:
+            if eqn.primitive is prims.conv_general_dilated_p:
+                return True
+            open_jaxprs += subjaxprs(eqn)
+    return False
 
 
 def bind(eqn, values):

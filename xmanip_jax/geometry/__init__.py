@@ -1,0 +1,30 @@
+"""Curvature of a scalar function of the input: of a logit, a difference of logits, a loss.
+
+Every measure is a pure function at ONE point: batch it with jax.vmap, compile it with jax.jit. Estimates carry their
+standard error, iterations say whether they converged.
+"""
+
+from .curvature import Curvature, normalised_curvature
+from .hvp import gradient_and_hvp, hvp, hvps
+from .jacobian import lipschitz
+from .level_set import (
+    Path,
+    Projection,
+    all_principal_curvatures,
+    level_set_path,
+    principal_curvatures,
+    project_to_level_set,
+)
+from .logistic import logistic_noise
+from .norms import Estimate, frobenius_norm, squared_frobenius_norm
+from .smooth_hessian import SmoothHessian, SmoothPairs, smooth_eigenpairs, smooth_hessian, smooth_hvp
+from .spectrum import Eigenpairs, Norm, spectral_norm, top_eigenpairs
+from .trust_region import Step, low_rank_trust_region_step, trust_region_step
+
+__all__ = [
+    "Curvature", "Eigenpairs", "Estimate", "Norm", "Path", "Projection", "SmoothHessian", "SmoothPairs", "Step",
+    "all_principal_curvatures", "frobenius_norm", "gradient_and_hvp", "hvp", "hvps", "level_set_path", "lipschitz",
+    "logistic_noise", "low_rank_trust_region_step", "normalised_curvature", "principal_curvatures",
+    "project_to_level_set", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp", "spectral_norm",
+    "squared_frobenius_norm", "top_eigenpairs", "trust_region_step",
+]
