@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from surfaces import SHAPE, network, quadratic
 from xmanip_jax import geometry, smooth
+from xmanip_jax.geometry.base import repeat
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -30,15 +31,12 @@ def test_products_share_the_primal_and_take_trees():
     @jax.jit
     def measure(x, vs):
         found, product = geometry.gradient_and_hvp(tree_g, split(x))
-        return (geometry.hvps(g, x, vs), ravel_pytree(found)[0], ravel_pytree(product(split(vs[0])))[0],
-                geometry.top_eigenpairs(tree_g, split(x), 1, steps=12))
+        return geometry.hvps(g, x, vs), ravel_pytree(found)[0], ravel_pytree(product(split(vs[0])))[0]
 
-    products, found, product, top = measure(x, vs)
+    products, found, product = measure(x, vs)
     np.testing.assert_allclose(products.reshape(3, 48), vs.reshape(3, 48) @ h, atol=1e-12)
     np.testing.assert_allclose(found, gradient, atol=1e-12)
     np.testing.assert_allclose(product, h @ vs[0].ravel(), atol=1e-12)
-    np.testing.assert_allclose(abs(top.values[0]), np.linalg.norm(h, 2), rtol=1e-6)
-    assert jax.tree.map(jnp.shape, top.vectors) == {"a": (1, 2, 4, 3), "b": ((1, 2, 4, 3),)}
 
 
 def conv_network(x):
@@ -63,8 +61,15 @@ def test_forward_passes_of_products():
     assert abs(shared / (2 + 2 * 8) - 1) < 0.06, shared
 
 
+def test_loops_around_convolutions_are_unrolled_on_cpu():
+    x = jnp.ones((2, 2, 4), jnp.float32)
+    step = lambda x: jax.jit(jax.grad(conv_network))(x)
+    lowered = jax.jit(lambda x: repeat(step, x, 3)).lower(x).as_text()
+    assert "while" not in lowered and "while" in jax.jit(lambda x: repeat(jnp.sin, x, 3)).lower(x).as_text()
+
+
 def test_bad_points_and_functions_are_named():
-    g, x, *_ = network()
+    g, x = lambda x: jnp.sum(x ** 2), jnp.ones((16, 3))
     for match, call in (
             ("mode is one of", lambda: geometry.hvp(g, x, x, mode="double")),
             ("got outputs of shapes.*48", lambda: geometry.hvp(jnp.ravel, x, x)),
@@ -135,14 +140,14 @@ def test_eigenpairs_of_a_network():
     g, x, h, _ = network()
     values = np.linalg.eigvalsh(h)
     values = values[np.argsort(-np.abs(values))]
-    pairs = jax.jit(lambda x: geometry.top_eigenpairs(g, x, 6, tolerance=1e-9))(x)
-    vectors = pairs.vectors.reshape(6, 48)
-    np.testing.assert_allclose(pairs.values, values[:6], atol=1e-6 * abs(values[0]))
-    np.testing.assert_allclose(h @ vectors.T, vectors.T * pairs.values, atol=1e-6 * abs(values[0]))
-    np.testing.assert_allclose(vectors @ vectors.T, np.eye(6), atol=1e-9)
-    assert pairs.converged.all() and pairs.vectors.shape == (6, *SHAPE)
-    early = jax.jit(lambda x: geometry.spectral_norm(g, x, steps=2, tolerance=1e-9))(x)
-    assert not early.converged and early.value < abs(values[0])
+    pairs = jax.jit(lambda x: geometry.top_eigenpairs(lambda t: g(t["x"]), {"x": x}, 12, steps=16, tolerance=1e-8))(x)
+    vectors, largest = pairs.vectors["x"].reshape(12, 48), abs(values[0])
+    assert pairs.converged[:3].all() and not pairs.converged.all()
+    np.testing.assert_allclose(pairs.values[:3], values[:3], atol=1e-6 * largest)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(12), atol=1e-9)
+    residuals = np.linalg.norm(h @ vectors.T - vectors.T * pairs.values, axis=0)
+    np.testing.assert_allclose(pairs.residuals, residuals, rtol=1e-5, atol=1e-14)
+    np.testing.assert_array_equal(pairs.converged, residuals <= 1e-8 * largest)
 
 
 @jax.jit
@@ -166,9 +171,9 @@ def test_lanczos_agrees_with_matfree():
     np.testing.assert_allclose(top_four(a).values, theirs[:-5:-1], rtol=1e-9)
 
 
-def test_derivative_of_the_spectral_norm():
-    g, x, *_ = network()
-    norm = jax.jit(jax.value_and_grad(lambda x: geometry.spectral_norm(g, x, steps=24).value))
-    v = np.random.default_rng(5).normal(size=SHAPE)
-    difference = (norm(x + 1e-5 * v)[0] - norm(x - 1e-5 * v)[0]) / 2e-5
-    np.testing.assert_allclose(np.sum(norm(x)[1] * v), difference, rtol=1e-5)
+def test_derivatives_of_the_spectral_norm_beside_repeated_eigenvalues():
+    norm = lambda s, x: geometry.spectral_norm(lambda z: s * jnp.sum(z ** 4) / 12, x).value  # H = s diag(x^2)
+    value, (by_s, by_x) = jax.jit(jax.value_and_grad(norm, argnums=(0, 1)))(3.0, jnp.r_[1.0, -1, 1, 2])
+    np.testing.assert_allclose(value, 12, rtol=1e-12)
+    np.testing.assert_allclose(by_s, 4, rtol=1e-12)
+    np.testing.assert_allclose(by_x, [0, 0, 0, 12], atol=1e-11)

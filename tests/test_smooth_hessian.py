@@ -26,15 +26,15 @@ def exact():
 
 
 def test_smooth_hessian_of_a_relu_network():
-    got = jax.jit(lambda k: geometry.smooth_hessian(relu_net, X, k, 20000, sigma=SIGMA))(KEY)
-    assert (np.abs(got.hessian - exact()) < 4 * got.standard_error).all()
-    assert (got.standard_error < 0.03 * np.abs(exact()).max()).all()
-    np.testing.assert_array_equal(got.hessian, got.hessian.T)
-    rough = jax.vmap(lambda k: geometry.smooth_hessian(relu_net, X, k, 50, sigma=SIGMA))
-    trials = jax.jit(rough)(jax.random.split(KEY, 2000))
-    np.testing.assert_allclose(trials.standard_error.mean(0), trials.hessian.std(0), rtol=0.05)
+    trial = jax.vmap(lambda k: geometry.smooth_hessian(relu_net, X, k, 50, sigma=SIGMA))
+    trials = jax.jit(trial)(jax.random.split(KEY, 2000))
+    spread = trials.hessian.std(0)
+    assert (np.abs(trials.hessian.mean(0) - exact()) < 4 * spread / 2000 ** 0.5).all()
+    assert (spread / 2000 ** 0.5 < 0.02 * np.abs(exact()).max()).all()
+    np.testing.assert_allclose(trials.standard_error.mean(0), spread, rtol=0.05)
+    np.testing.assert_array_equal(trials.hessian, trials.hessian.mT)
     share = [NormalDist().cdf(z) for z in (W @ X + B) / (SIGMA * np.linalg.norm(W, axis=1))]
-    np.testing.assert_allclose(got.gradient, (A * share) @ W, atol=0.03)
+    np.testing.assert_allclose(trials.gradient.mean(0), (A * share) @ W, atol=0.02)
 
 
 def test_the_forms_are_one_matrix():
@@ -45,13 +45,10 @@ def test_the_forms_are_one_matrix():
     @jax.jit
     def forms(k):
         options = {"sigma": 0.4}
-        return (geometry.smooth_hessian(g, x, k, 5, **options), geometry.smooth_hessian(g, x, k, 5, chunk=3, **options),
-                geometry.smooth_hvp(g, x, v, k, 5, **options),
-                geometry.smooth_eigenpairs(g, x, 10, k, 5, chunk=3, **options))
+        return (geometry.smooth_hessian(g, x, k, 5, chunk=3, **options), geometry.smooth_hvp(g, x, v, k, 5, **options),
+                geometry.smooth_eigenpairs(g, x, 10, k, 5, **options))
 
-    dense, chunked, product, pairs = forms(KEY)
-    for whole, part in zip(dense, chunked, strict=True):
-        np.testing.assert_allclose(whole, part, rtol=1e-9, atol=1e-12)
+    dense, product, pairs = forms(KEY)
     np.testing.assert_allclose(product.ravel(), dense.hessian @ v.ravel(), atol=1e-12)
     flat = pairs.vectors.reshape(10, 12)
     np.testing.assert_allclose(flat.T * pairs.values @ flat, dense.hessian, atol=1e-12)
@@ -109,14 +106,15 @@ def test_trust_region_step_meets_the_conditions_of_a_global_minimum(kind):
 
 
 def test_low_rank_step_is_the_dense_one():
-    basis, values = orthogonal(8)[:3], np.array([2.0, -1.0, 0.5])
-    gradient = np.random.default_rng(6).normal(size=8)
-    dense, low = jax.jit(lambda g: (geometry.trust_region_step(g, basis.T * values @ basis, 1.5),
-                                    geometry.low_rank_trust_region_step(g, values, basis, 1.5)))(gradient)
+    basis, values = orthogonal(6)[:3], np.array([2.0, -1.0, 0.5])
+    gradient, radius = np.random.default_rng(6).normal(size=(40, 6)), np.geomspace(0.1, 10, 40)
+    dense = steps(gradient, np.broadcast_to(basis.T * values @ basis, (40, 6, 6)), radius)
+    low = jax.jit(jax.vmap(lambda g, r: geometry.low_rank_trust_region_step(g, values, basis, r)))(gradient, radius)
     np.testing.assert_allclose(low.step, dense.step, atol=1e-9)
     np.testing.assert_allclose(low.value, dense.value, rtol=1e-9)
-    for match, call in (("radius is positive, got -1", lambda: geometry.trust_region_step(gradient, np.eye(8), -1.0)),
-                        (r"\(8,\), \(3, 3\)", lambda: geometry.trust_region_step(gradient, np.eye(3), 1.0)),
-                        ("Float.k, d.", lambda: geometry.low_rank_trust_region_step(gradient, values, np.eye(3), 1.0))):
+    g = gradient[0]
+    for match, call in (("radius is positive, got -1", lambda: geometry.trust_region_step(g, np.eye(6), -1.0)),
+                        (r"\(6,\), \(3, 3\)", lambda: geometry.trust_region_step(g, np.eye(3), 1.0)),
+                        ("Float.k, d.", lambda: geometry.low_rank_trust_region_step(g, values, np.eye(3), 1.0))):
         with pytest.raises(ValueError, match=match):
             call()

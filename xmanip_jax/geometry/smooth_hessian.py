@@ -107,9 +107,10 @@ def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, key: Array, sam
     """
     pair, unravel = _pairs(g, x, sigma, samples)
     check_count(k=k)
+    size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(x))
+    if not k <= 2 * samples <= size:
+        raise ValueError(f"needs k <= 2 samples <= d, got k = {k}, samples = {samples}, d = {size}")
     u, d, mean = over_chunks(jax.vmap(pair), jax.random.split(key, samples), chunk)
-    if not k <= 2 * samples <= u.shape[1]:
-        raise ValueError(f"needs k <= 2 samples <= d, got k = {k}, samples = {samples}, d = {u.shape[1]}")
     basis, r = jnp.linalg.qr(jnp.concatenate([u, d]).T)
     mixed = r[:, :samples] @ r[:, samples:].T
     values, vectors = jnp.linalg.eigh((mixed + mixed.T) / (2 * sigma * samples))

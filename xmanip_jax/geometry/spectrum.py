@@ -82,11 +82,7 @@ def spectral_norm(g: Callable[[Any], Array], x: Any, *, steps: int | None = None
 
 def lanczos(product: Callable[[Array], Array], like: Array, k: int, *, steps: int | None = None,
             tolerance: float = 1e-3, key: Array | None = None) -> Eigenpairs:
-    """`top_eigenpairs` of any symmetric product Float[d] -> Float[d]; `like`: Float[d], for its shape and type.
-
-    >>> jax.jit(lambda x: lanczos(lambda v: jnp.array([1.0, -2.0]) * v, x, 1).values.round())(jnp.zeros(2)).tolist()
-    [-2.0]
-    """
+    """`top_eigenpairs` of any symmetric product Float[d] -> Float[d]; `like`: Float[d], for its shape and type."""
     d = like.size
     check_count(k=k)
     steps = min(2 * k + 30, d) if steps is None else steps
@@ -94,7 +90,7 @@ def lanczos(product: Callable[[Array], Array], like: Array, k: int, *, steps: in
         raise ValueError(f"Lanczos needs k <= steps <= d, got k = {k}, steps = {steps}, d = {d}")
     basis, projected = _krylov(product, like, steps, jax.random.key(0) if key is None else key)
     values, vectors = jnp.linalg.eigh(projected)
-    vectors = jax.lax.stop_gradient(vectors[:, jnp.argsort(-jnp.abs(values))[:k]].T @ basis)
+    vectors = vectors[:, jnp.argsort(-jnp.abs(values))[:k]].T @ basis
     images = jax.vmap(product)(vectors)
     values = jnp.sum(images * vectors, -1)
     residuals = jax.lax.stop_gradient(jnp.linalg.norm(images - values[:, None] * vectors, axis=-1))
@@ -123,7 +119,7 @@ def _krylov(product, like, steps, key):
 
 def _krylov_step(product, state, fresh):
     basis = state.basis.at[state.i].set(state.v)
-    image = jax.lax.stop_gradient(product(state.v))
+    image = jax.lax.stop_gradient(product(state.v))  # the eigenvalues differentiate with their vectors fixed
     scale = jnp.maximum(state.scale, jnp.linalg.norm(image))
     rest, afresh = _orthogonal(basis, jnp.stack([image, fresh[state.i]]))
     info = jnp.finfo(image.dtype)
