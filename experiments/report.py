@@ -34,12 +34,18 @@ def _measured(a):
     return {
         "map_pearson": metrics.pearson(a["map_adv"], a["map_target"]),
         "map_pearson_before": metrics.pearson(a["map_original"], a["map_target"]),
-        "map_ssim": metrics.ssim(a["map_adv"], a["map_target"]),
+        "map_ssim": _ssim(a["map_adv"], a["map_target"]),
         "map_mse": metrics.mse(a["map_adv"], a["map_target"]),
         "image_mse": metrics.mse(a["x_adv"], a["x"]),
         "image_ssim": metrics.ssim(a["x_adv"], a["x"], data_range=1.0),
         "probability_change": metrics.probability_change(a["logits_adv"], a["logits_original"]),
     }
+
+
+def _ssim(a, b):
+    """With scikit-image's window of 7, or the largest that fits a map of a few cells, as those of CAMs are."""
+    fits = min(a.shape)
+    return metrics.ssim(a, b, window=min(7, fits - 1 + fits % 2))
 
 
 def summary(numbers: dict[str, np.ndarray], seed: int) -> dict[str, dict]:

@@ -12,9 +12,10 @@ from .errors import (
 from .layers import Contents, Layer, inspect, layers, tap, zero_at
 from .plan import Operation
 from .propagate import LinearLayer, flow, linear_layers, propagate
+from .stages import Program, Stage, stages
 
 __all__ = [
     "Call", "Contents", "DerivativeInModelError", "Layer", "LayerError", "LinearLayer", "LostRuleWarning",
-    "NoActivationError", "Operation", "RewriteError", "UnsupportedPrimitiveError", "Window", "flow", "inputs",
-    "inspect", "layers", "linear_layers", "map_calls", "propagate", "replace", "tap", "zero_at",
+    "NoActivationError", "Operation", "Program", "RewriteError", "Stage", "UnsupportedPrimitiveError", "Window", "flow",
+    "inputs", "inspect", "layers", "linear_layers", "map_calls", "propagate", "replace", "stages", "tap", "zero_at",
 ]

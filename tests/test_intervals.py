@@ -1,0 +1,186 @@
+"""Certified bounds of the gradient: nothing sampled or attacked may ever leave them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_networks
+from flax import nnx
+
+from xmanip_jax import geometry, models, rewrite, smooth
+from xmanip_jax.geometry import Box, forms, intervals
+
+CLASS = 1
+SMOOTH = "softplus", "softplus6", "tanh", "sigmoid", "jax softplus"
+
+
+def points(grad, box, x, key):
+    """Points of the box: its centre, corners, points inside, and where an attack drives entries of the gradient."""
+    corner, inside, entry = jax.random.split(key, 3)
+    at = lambda u: jnp.clip(box.lower + u * (box.upper - box.lower), box.lower, box.upper)
+    corners = jax.vmap(at)(jax.random.bernoulli(corner, shape=(12, *x.shape)).astype(x.dtype))
+    within = jax.vmap(at)(jax.random.uniform(inside, (12, *x.shape), x.dtype))
+
+    def attacked(i):
+        """Two steps to the corner to which the entry's own gradient points, and the opposite corner."""
+        at = x
+        for _ in range(2):
+            slope = jax.grad(lambda z: grad(z).ravel()[i])(at)
+            at = jnp.where(slope > 0, box.upper, jnp.where(slope < 0, box.lower, at))
+        return jnp.stack([at, box.lower + box.upper - at])
+
+    driven = jax.vmap(attacked)(jax.random.randint(entry, (4,), 0, x.size)).reshape(-1, *x.shape)
+    return jnp.concatenate([x[None], corners, within, jnp.clip(driven, box.lower, box.upper)])
+
+
+def violations(kind, act, count, *, linear, weights=0.0):
+    """(of the gradient, of the output: Bool[count]; largest share of an interval's width that the gradients fill)."""
+    apply = random_networks.apply(kind, act)
+
+    def one(w, key):
+        at, size, search, move = jax.random.split(key, 4)
+        x = jax.random.normal(at, random_networks.IMAGE)
+        box = geometry.ball(x, 10.0 ** jax.random.uniform(size, minval=-6, maxval=0.3))
+        f = lambda z: apply(w, z)
+        gradients = geometry.gradient_bounds(f, box, CLASS, linear=linear, weights=weights)
+        outputs = geometry.output_bounds(f, box, linear=linear, weights=weights)
+        moved = jax.tree.map(lambda v: v * (1 + weights * jax.random.uniform(move, v.shape, minval=-1)), w)
+        grad = jax.grad(lambda z: apply(moved, z)[CLASS])
+        tried = points(grad, box, x, search)
+        found, values = jax.vmap(grad)(tried), jax.vmap(lambda z: apply(moved, z))(tried)
+        width = jnp.maximum((gradients.upper - gradients.lower).max(), 1e-30)
+        return leaves(found, gradients), leaves(values, outputs), (found.max(0) - found.min(0)).max() / width
+
+    keys = jax.random.split(jax.random.key(7), count)
+    return jax.jit(jax.vmap(one))(random_networks.weights(kind, jax.random.key(3), count), keys)
+
+
+def leaves(values, box):
+    return jnp.any((values < box.lower) | (values > box.upper) | jnp.isnan(values))
+
+
+QUICK = [("dense", "softplus", True), ("conv", "relu", False), ("average", "softplus", False),
+         ("overlapping max", "relu", False), ("residual", "softplus", False), ("residual", "relu", True)]
+REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.ACTIVATIONS, (False, True))
+        if c not in QUICK]
+
+
+@pytest.mark.parametrize("kind, act, linear",
+                         [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
+def test_no_gradient_leaves_its_interval(kind, act, linear):
+    count = 350
+    gradients, outputs, filled = violations(kind, act, count, linear=linear)
+    assert not gradients.any() and not outputs.any(), (int(gradients.sum()), int(outputs.sum()))
+    assert filled.max() > (0.5 if linear and act == "softplus" else 0.05)  # not sound by being vast
+
+
+@pytest.mark.parametrize("kind, act", [("dense", "relu"), pytest.param("residual", "softplus", marks=pytest.mark.slow)])
+def test_boxes_of_weights(kind, act):
+    gradients, outputs, _ = violations(kind, act, 300, linear=False, weights=0.05)
+    assert not gradients.any() and not outputs.any()
+
+
+def test_leaving_out_the_first_layer_is_unsound(monkeypatch):
+    """The released recursion of Wicker et al. 2023 does not bound the slope of the first hidden layer."""
+    own, seen = forms.gate, []
+
+    def gate(act, z, lower, upper):
+        seen.append(act)
+        ones = jnp.ones_like(lower)
+        return own(act, z, lower, upper) if len(seen) == 1 else forms.of_bounds(ones, ones)
+
+    monkeypatch.setattr(intervals.forms, "gate", gate)
+    gradients, *_ = violations("dense", "relu", 200, linear=False)
+    assert len(seen) == 2 and gradients.mean() > 0.4
+
+
+def small_network():
+    """A softplus network with convolutions; its weights, a point."""
+    w = jax.tree.map(lambda v: v[0], random_networks.weights("conv", jax.random.key(0), 1))
+    return random_networks.apply("conv", "softplus"), w, jax.random.normal(jax.random.key(1), random_networks.IMAGE)
+
+
+def test_linear_bounds_are_never_wider_and_tight_to_first_order(x64):
+    apply, w, x = small_network()
+
+    @jax.jit
+    def widths(eps):
+        box = geometry.ball(x, eps)
+        plain, linear = (geometry.gradient_bounds(lambda z: apply(w, z), box, CLASS, linear=v) for v in (False, True))
+        return plain, linear
+
+    hessian = np.asarray(jax.hessian(lambda z: apply(w, z)[CLASS])(x)).reshape(72, 72)
+    reach = np.abs(hessian).sum(1).reshape(x.shape)  # what a ball of radius 1 does to first order
+    for eps in (1e-4, 0.1, 1.0):
+        plain, linear = widths(eps)
+        assert (linear.lower >= plain.lower).all() and (linear.upper <= plain.upper).all()
+    plain, linear = widths(1e-4)
+    np.testing.assert_allclose((linear.upper - linear.lower) / 2, 1e-4 * reach, rtol=0.02)
+    assert np.median((plain.upper - plain.lower) / (linear.upper - linear.lower)) > 3
+
+
+def test_a_point_has_its_gradient():
+    apply, w, x = small_network()
+    f = lambda z: apply(w, z)
+    bounds = jax.jit(lambda x: geometry.gradient_bounds(f, Box(x, x), CLASS))(x)
+    gradient = jax.jit(jax.grad(lambda z: f(z)[CLASS]))(x)
+    size = np.abs(gradient).max()
+    assert not leaves(gradient[None], bounds)
+    np.testing.assert_allclose(bounds.lower, gradient, atol=2e-3 * size)
+    np.testing.assert_allclose(bounds.upper, gradient, atol=2e-3 * size)
+
+
+def test_a_real_network_is_understood():
+    net, params, state = models.functional(models.CifarResNet(rngs=nnx.Rngs(0)))
+    f, x = (lambda x: net.apply(params, state, x)), jnp.zeros((32, 32, 3))
+    assert jax.eval_shape(lambda x: geometry.gradient_bounds(f, geometry.ball(x, 0.01), 3), x).lower.shape == x.shape
+
+
+def test_directions_and_mixed_targets():
+    apply, w, x = small_network()
+    f, box = (lambda z: apply(w, z)), geometry.ball(x, 1e-3)
+    both = jax.jit(jax.vmap(lambda t: geometry.gradient_bounds(f, box, t)))(jnp.eye(3))
+    one = jax.jit(lambda: geometry.gradient_bounds(f, box, 2))()
+    np.testing.assert_allclose(both.lower[2], one.lower, rtol=1e-5, atol=1e-7)
+
+
+def test_errors_name_what_is_wrong():
+    x = jnp.ones(3)
+    for match, f in (("exp, sort", lambda x: jnp.sort(jnp.exp(x))), ("integer_pow", lambda x: x ** 2),
+                     ("mul", lambda x: x * x), ("gt", lambda x: jnp.where(x > 0, x, 0))):
+        with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
+            geometry.gradient_bounds(f, Box(x, x), 0)
+    for match, call in ((r"\(3,\) and \(2,\)", lambda: geometry.gradient_bounds(jax.nn.relu, Box(x, x[:2]), 0)),
+                        ("class 3 is outside 0..2", lambda: geometry.gradient_bounds(jax.nn.relu, Box(x, x), 3)),
+                        ("not negative, got -1", lambda: geometry.ball(x, -1))):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_activations_are_bounded_between_their_ends():
+    """Value, slope and their linear relaxations, on random intervals of every activation."""
+    lower = jax.random.uniform(jax.random.key(0), (400,), minval=-8, maxval=8)
+    upper = lower + 10.0 ** jax.random.uniform(jax.random.key(1), (400,), minval=-5, maxval=1)
+    for name, act in random_networks.ACTIVATIONS.items():
+        stage = rewrite.stages(act, lower).stages[0]
+        function = geometry.activations.activation(stage)
+        z = forms.of_bounds(lower, upper)
+        z = z._replace(radius=jnp.zeros_like(z.radius), slopes=z.radius[None])
+        t = jnp.linspace(-1, 1, 101)[:, None]
+        inside = jnp.clip(z.centre + t * z.slopes[0], lower, upper)
+        slopes = jax.jvp(jax.vmap(act), (inside,), (jnp.ones_like(inside),))[1]
+        for form, exact in ((forms.value(function, z, lower, upper), jax.vmap(act)(inside)),
+                            (forms.gate(function, z, lower, upper), slopes)):
+            at = form.centre + (0 if form.slopes is None else t * form.slopes[0])
+            assert (jnp.abs(exact - at) <= form.radius * (1 + 1e-6) + 1e-6).all(), name
+        assert function.convex == (name in ("relu", "softplus", "jax softplus")), name
+
+
+def test_smooth_surrogates_of_a_network():
+    f = lambda x: jax.nn.relu(jnp.array([[1.0, -1.0]]) @ x)
+    box = geometry.ball(jnp.array([0.2, 0.0]), 0.1)
+    sharp = geometry.gradient_bounds(smooth.softplus(f, 20.0), box, 0)
+    np.testing.assert_allclose(sharp.lower[0], 0.5, atol=1e-5)
+    np.testing.assert_allclose(sharp.upper[0], jax.nn.sigmoid(8.0), atol=1e-5)

@@ -1,0 +1,199 @@
+"""Bounds of a network's curvature from its weights, and of what its gradient can do between two points."""
+
+import jax
+import jax.numpy as jnp
+
+from ..explain.base import select
+from ..rewrite import UnsupportedPrimitiveError
+from ..types import Array, ArrayLike, Model, Target
+from . import forms
+from .activations import Activation
+from .intervals import Box, Trace, backward, forward, gradient_bounds
+from .network import Network, Step, read
+from .windows import Windows
+
+__all__ = ["gradient_change_bound", "hessian_bound", "normal_change_bound"]
+
+
+def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None, spectral: bool = False,
+                  linear: bool = False) -> Array:
+    """A number that ||H||_F of a logit's input Hessian does not exceed: at any input, or at those of a box.
+
+    Dombrowski et al. 2022, generalised to every smooth network and tightened. H is the sum over activations m of
+    J_m^T diag(d_m s''(z_m)) J_m, J_m the Jacobian of the input of m and d_m the derivative in its result, hence
+
+        ||H||_F <= sum_m  sup ||d_m s''(z_m)||_2  sup ||J_m||_2^2.
+
+    Norms of Jacobians are products of the spectral norms of the layers (added at residuals), which never are below the
+    truth: see `operator_norms`. Without a box, |s''| <= beta / 4 and d_m is bounded likewise; in an MLP this is the
+    paper's bound with spectral norms. With one, d_m and z_m come from `gradient_bounds`' intervals: much tighter.
+
+    Args:
+      f: a model of what `gradient_bounds` supports, smooth: softplus, tanh, sigmoid, no max-pooling.
+      x: Float[h, w, c], for its shape and type;  target: a class or a direction over the logits.
+      box: of inputs;  spectral: bound ||H||_2 alone (the largest instead of the norm of d_m s''; needs a box).
+      linear: as in `gradient_bounds`.
+
+    Raises UnsupportedPrimitiveError for relu and max-pooling, whose gradient jumps where the Hessian is not defined, so
+    that no bound of the Hessian bounds its change; ValueError for `spectral` without a box.
+
+    >>> from xmanip_jax import smooth
+    >>> f = lambda x: smooth.softplus_beta(jnp.array([[0.0, 2.0]]) @ x, 3.0)
+    >>> round(float(hessian_bound(f, jnp.zeros(2), 0)), 3)  # beta / 4 times 2^2, attained at 0
+    3.0
+    """
+    if spectral and box is None:
+        raise ValueError("spectral=True needs a box; without one derivatives are bounded in the Euclidean norm only")
+    if box is None:
+        network, trace = read(f, jnp.asarray(x)), None
+    else:
+        trace = forward(f, box, linear=linear, weights=0.0)
+        network = trace.network
+    _check(network)
+    shape = jax.eval_shape(f, x)
+    direction = jax.grad(lambda z: select(z, target))(jnp.zeros(shape.shape, shape.dtype))
+    reach = _jacobian_norms(network, trace)
+    if trace is None:
+        curved = {n: d * _bound(step) for n, (step, d) in _derivative_norms(network, direction).items()}
+    else:
+        curved = _curved(trace, direction, spectral)
+    total = sum((c * reach[n] ** 2 for n, c in curved.items()), jnp.zeros((), direction.dtype))
+    return total * (1 + 64 * float(jnp.finfo(total.dtype).eps) * len(network.steps))
+
+
+def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
+    """A number that ||grad g(x) - grad g(y)|| does not exceed: ||x - y|| sup ||H||_2 over the box between them.
+
+    The path bound of Dombrowski et al. 2022 along the segment, with a certified Hessian; g is the logit. Arguments and
+    errors as in `hessian_bound`.
+
+    >>> from xmanip_jax import smooth
+    >>> f = lambda x: smooth.softplus_beta(x, 4.0)
+    >>> round(float(gradient_change_bound(f, jnp.zeros(1), jnp.full(1, 0.1), 0)), 3)
+    0.1
+    """
+    box = _between(x, y)
+    return _length(x, y) * hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
+
+
+def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
+    """A number that ||n(x) - n(y)|| does not exceed, n being the unit normal grad g / ||grad g|| of the level set.
+
+    Theorem 1 of Dombrowski et al. 2019 in a form that certifies: ||x - y|| sup ||H||_2 / inf ||grad g|| over the box
+    between them, at most 2. The derivative of n along any curve is P H c' / ||grad g||, P the tangent projection, so
+    that no curve on the level set has to be found; every such curve in the box is at least as long as the segment.
+    Arguments and errors as in `hessian_bound`.
+
+    >>> from xmanip_jax import smooth
+    >>> f = lambda x: jnp.array([smooth.softplus_beta(x[0], 1.0) + 2 * x[1]])
+    >>> round(float(normal_change_bound(f, jnp.zeros(2), jnp.full(2, 0.1), 0)), 3)
+    0.017
+    """
+    box = _between(x, y)
+    curvature = hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
+    gradient = gradient_bounds(f, box, target, linear=linear)
+    least = jnp.linalg.norm(jnp.maximum(jnp.maximum(gradient.lower, -gradient.upper), 0))
+    return jnp.minimum(2, _length(x, y) * curvature / least)
+
+
+def _between(x, y):
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if x.shape != y.shape:
+        raise ValueError(f"two points have one shape, got {x.shape} and {y.shape}")
+    return Box(jnp.minimum(x, y), jnp.maximum(x, y))
+
+
+def _length(x, y) -> ArrayLike:
+    length = jnp.linalg.norm(jnp.ravel(jnp.asarray(x) - jnp.asarray(y)))
+    return length * (1 + jnp.size(x) * float(jnp.finfo(length.dtype).eps))
+
+
+def _check(network: Network) -> None:
+    if any(isinstance(step.part, Windows) for step in network.steps):
+        raise UnsupportedPrimitiveError("max-pooling makes the gradient jump where the maximum changes place, so that "
+                                        "no bound of the Hessian bounds its change; use average pooling")
+    if any(isinstance(step.part, Activation) and step.part.curvature_bound is None for step in network.steps):
+        raise UnsupportedPrimitiveError("relu makes the gradient jump where the Hessian is not defined, so that no "
+                                        "bound of the Hessian bounds its change; use smooth.softplus(f, beta)")
+
+
+def _bound(step: Step) -> Array:
+    return step.part.curvature_bound
+
+
+def _norm(step: Step) -> Array:
+    found = step.part.norm()
+    if found is None:
+        raise UnsupportedPrimitiveError("no spectral norm is known for a convolution that dilates its input or for a "
+                                        "product with batch axes")
+    return found
+
+
+def _jacobian_norms(network: Network, trace: Trace | None) -> dict[int, Array]:
+    """By its number, a bound of the norm of the Jacobian of every value in the input."""
+    reach = {network.image: jnp.ones(())}
+    for step in network.steps:
+        inputs = [reach[n] for n in step.carried]
+        if isinstance(step.part, Activation):
+            gate = step.part.slope_bound
+            if trace is not None:
+                box = trace.boxes[step.carried[0]]
+                gate = forms.bounds(forms.gate(step.part, forms.of_bounds(*box), *box))[1].max()
+            out = inputs[0] * gate
+        elif step.addition:
+            out = inputs[0] + inputs[1]
+        else:
+            out = _norm(step) * jnp.sqrt(sum(v**2 for v in inputs))
+        reach.update(dict.fromkeys(step.results, out))
+    return reach
+
+
+def _derivative_norms(network: Network, direction: Array) -> dict[int, tuple[Step, Array]]:
+    """By the number of its input, every activation with a bound of the norm of the derivative in its result.
+
+    As long as only linear layers follow, the derivative is a constant, and its norm is exact.
+    """
+    constant, norms, found = {network.result: direction}, {}, {}
+    shapes = {n: s for step in network.steps for n, s in zip(step.results, step.shapes, strict=True)}
+    shapes[network.image] = None
+    for step in reversed(network.steps):
+        exact = [constant.get(n) for n in step.results]
+        loose = sum((norms[n] for n in step.results if n in norms), 0.0)
+        if isinstance(step.part, Activation):
+            size = loose + sum(_euclid(v) for v in exact if v is not None)
+            found[step.carried[0]] = (step, size)
+            pulled, size = [None], size * step.part.slope_bound
+        else:
+            pulled = _pulled(step, exact, shapes) if any(v is not None for v in exact) else [None] * len(step.carried)
+            size = loose * (1.0 if step.addition else _norm(step)) if any(n in norms for n in step.results) else 0.0
+        for number, value in zip(step.carried, pulled, strict=True):
+            if value is not None:
+                constant[number] = constant[number] + value if number in constant else value
+            if not isinstance(size, float) or size:
+                norms[number] = norms.get(number, 0.0) + size
+    return found
+
+
+def _pulled(step, exact, shapes):
+    filled = [jnp.zeros(s.shape, s.dtype) if v is None else v for v, s in zip(exact, step.shapes, strict=True)]
+    like = tuple(shapes[n] for n in step.carried)
+    return [None] * len(like) if None in like else step.part.transposed(tuple(filled), like)
+
+
+def _euclid(v):
+    return jnp.sqrt(jnp.sum(v * v))
+
+
+def _curved(trace: Trace, direction: Array, spectral: bool) -> dict[int, Array]:
+    """By the number of its input, for every activation the largest norm of d s''(z) over the box."""
+    known = {n: forms.of_bounds(*b) for n, b in trace.boxes.items()}
+    derivatives, curved = backward(trace, direction, known), {}
+    for step in trace.network.steps:
+        if not isinstance(step.part, Activation) or step.results[0] not in derivatives:
+            continue
+        box, size = trace.boxes[step.carried[0]], derivatives[step.results[0]].size
+        bend = step.part.curvature_bound
+        if step.part.beta is not None:
+            bend = step.part.curvature(jnp.clip(0.0, *box)) * (1 + 1e-5)
+        curved[step.carried[0]] = (size * bend).max() if spectral else _euclid(size * bend)
+    return curved

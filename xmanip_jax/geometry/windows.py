@@ -1,0 +1,65 @@
+"""Max-pooling for bounds: which inputs of a window may be the largest."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..rewrite import Stage
+from ..types import Array
+
+__all__ = ["Windows", "windows"]
+
+
+class Windows(NamedTuple):
+    """parts(values, fill): Float[n, *result], the n inputs of every window, `fill` outside the input."""
+
+    parts: Callable[[Array, float], Array]
+    terms: int  # windows that share an input, at most
+
+    def largest(self, values: Array) -> Array:
+        return self.parts(values, -jnp.inf).max(0)
+
+    def gates(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Float[n, *result] of 0 and 1: the input is certainly the largest of its window, and possibly."""
+        lower, upper = self.parts(lower, -jnp.inf), self.parts(upper, -jnp.inf)
+        certain, possible = lower > _others(upper), upper >= _others(lower)
+        return certain.astype(lower.dtype), possible.astype(lower.dtype)
+
+    def spread(self, cotangents: Array, like: jax.ShapeDtypeStruct) -> Array:
+        """Every part of Float[n, *result] back at its input, added up."""
+        return jax.linear_transpose(lambda v: self.parts(v, 0.0), like)(cotangents)[0]
+
+
+def windows(stage: Stage) -> Windows | None:
+    """The stage as a hard max-pooling or a maximum over axes, or None."""
+    operation = stage.operation
+    if operation.name == "reduce_max":
+        axes = operation.params["axes"]
+        front = tuple(range(len(axes)))
+        return Windows(lambda v, fill: jnp.moveaxis(v, axes, front).reshape(-1, *stage.shapes[0].shape), 1)
+    if operation.kind != "max_pool" or "window_dimensions" not in operation.params:
+        return None
+    p = operation.params
+    if any(d != 1 for name in ("base_dilation", "window_dilation") for d in p.get(name, ())):
+        return None
+
+    def parts(v, fill):
+        padded = jax.lax.pad(v, jnp.asarray(fill, v.dtype), [(low, high, 0) for low, high in p["padding"]])
+        spans = [(n - 1) * s + 1 for n, s in zip(stage.shapes[0].shape, p["window_strides"], strict=True)]
+        offsets = itertools.product(*map(range, p["window_dimensions"]))
+        return jnp.stack([jax.lax.slice(padded, at, np.add(at, spans), p["window_strides"]) for at in offsets])
+
+    return Windows(parts, math.prod(p["window_dimensions"]))
+
+
+def _others(values):
+    """Float[n, ...]: for each entry, the largest of the other n - 1 along the first axis."""
+    if len(values) == 1:
+        return jnp.full_like(values, -jnp.inf)
+    ordered = jnp.sort(values, axis=0)
+    return jnp.where(values == ordered[-1], ordered[-2], ordered[-1])

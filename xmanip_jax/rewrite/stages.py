@@ -1,0 +1,73 @@
+"""A model as a straight program, for those who carry something else than numbers through it: intervals, norms."""
+
+from typing import NamedTuple
+
+import jax
+
+from ..types import Array, Model
+from .errors import UnsupportedPrimitiveError
+from .jaxprs import Literal, bind, eqn_name, trace
+from .merge import literal
+from .plan import IMAGE, Operation, make_plan
+
+__all__ = ["Program", "Stage", "stages"]
+
+
+class Stage(NamedTuple):
+    """One operation of a program.
+
+    operands: the number of a value that depends on the image, or an array that does not;  results: numbers;
+    shapes: jax.ShapeDtypeStruct of each result.
+    """
+
+    operation: Operation
+    operands: tuple[int | Array, ...]
+    results: tuple[int, ...]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """The numbers of the operands that carry the image."""
+        return tuple(o for o in self.operands if isinstance(o, int))
+
+
+class Program(NamedTuple):
+    """stages in the order of execution, from the value `image` to the value `result`."""
+
+    stages: list[Stage]
+    image: int
+    result: int
+
+
+def stages(f: Model, x: Array) -> Program:
+    """The operations of `f`, a function of one array, through which its result depends on the image.
+
+    Calls are opened, each linear layer has its affine run merged into it (`Operation.merge`, whose operands the stage
+    has), everything that does not depend on the image is computed. x: the image, for its shape and type.
+
+    Raises UnsupportedPrimitiveError naming loops, branches and everything that reads the image without carrying it
+    (comparisons, indices), if the result depends on them.
+    """
+    jaxpr, consts, leaves, structure = trace(f, x)
+    if len(leaves) != 1 or structure.num_leaves != 1:
+        raise UnsupportedPrimitiveError("a straight program takes one array and returns one array")
+    plan = make_plan(jaxpr, consts, [IMAGE], open_remat=True)
+    env = dict(plan.constants)
+    read = lambda i: literal(i) if isinstance(i, Literal) else env.get(i, i)
+    for node in plan.early:
+        env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
+    kept, needed, refused = [], {plan.outputs[0]}, set()
+    for step in reversed(plan.steps):
+        if needed.isdisjoint(step.outputs):
+            continue
+        if step.operation is None:
+            refused.add(eqn_name(step.eqn))
+            continue
+        needed.update(i for i in step.inputs if isinstance(i, int))
+        last = step.run[-1].eqn if step.run else step.eqn
+        shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in last.outvars)
+        kept.append(Stage(step.operation, tuple(map(read, step.inputs)), step.outputs, shapes))
+    if refused:
+        raise UnsupportedPrimitiveError(f"the result depends on the image through {', '.join(sorted(refused))}: loops, "
+                                        "branches and comparisons have no straight program")
+    return Program(kept[::-1], plan.inputs[0], plan.outputs[0])
