@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
-import gallery  # noqa: E402
+import gallery
 
 
 def test_gallery(tmp_path):
