@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_networks
 from jax import lax
 
+import random_networks
 from surfaces import network
 from xmanip_jax import explain, geometry, rewrite, smooth
 from xmanip_jax.geometry import Box

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import random_networks
 from flax import nnx
 
+import random_networks
 from xmanip_jax import geometry, models, rewrite, smooth
 from xmanip_jax.geometry import Box, forms, intervals
 

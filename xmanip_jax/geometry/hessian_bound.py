@@ -93,7 +93,8 @@ def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear:
     curvature = hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
     gradient = gradient_bounds(f, box, target, linear=linear)
     least = jnp.linalg.norm(jnp.maximum(jnp.maximum(gradient.lower, -gradient.upper), 0))
-    return jnp.minimum(2, _length(x, y) * curvature / least)
+    known = (least > 0) | (_length(x, y) == 0)  # nowhere without a slope, which a normal needs
+    return jnp.where(known, jnp.minimum(2, _length(x, y) * curvature / jnp.where(least > 0, least, 1)), 2)
 
 
 def _between(x, y):

@@ -1,0 +1,97 @@
+"""What curvature.py measures at an image: curvature, what an attack does within a ball, what no attack can do."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from xmanip_jax import explain, geometry, metrics
+from xmanip_jax.geometry import Box
+from xmanip_jax.types import Array
+
+GRADIENT = explain.gradient()
+
+
+class Settings(NamedTuple):
+    """k: pixels of the top;  probes: of the Frobenius norm;  steps: of Lanczos and power iteration;  attack: steps."""
+
+    k: int = 20
+    probes: int = 100
+    steps: int = 32
+    attack: int = 20
+
+
+def curvature(f, x, y, key, s: Settings) -> dict:
+    """Of the logit y of a smooth f at x, each with its unit; x: Float[h, w, c], the network's input."""
+    g = lambda z: f(z)[y]
+    frobenius = geometry.frobenius_norm(g, x, key, s.probes)
+    spectral = geometry.spectral_norm(g, x, steps=s.steps)
+    relative = geometry.normalised_curvature(g, x, steps=s.steps)
+    level = geometry.principal_curvatures(g, x, 1, steps=s.steps)
+    return {"gradient_norm": relative.gradient_norm, "frobenius_norm": frobenius.value,
+            "frobenius_error": frobenius.standard_error, "spectral_norm": spectral.value,
+            "spectral_converged": spectral.converged, "normalised_curvature": relative.value,
+            "level_set_curvature": jnp.abs(level.values[0]), "level_set_converged": level.converged[0],
+            "hessian_bound": geometry.hessian_bound(f, x, y)}
+
+
+class Climb(NamedTuple):
+    """An attack on its way: where it is, the most that it found, and where."""
+
+    pixels: Array
+    change: Array
+    top: Array
+    best: Array
+
+
+def start(pixels, eps, key, s: Settings) -> Climb:
+    """A random point within eps of the pixels."""
+    low, high = jnp.clip(pixels - eps, 0, 1), jnp.clip(pixels + eps, 0, 1)
+    at = low + jax.random.uniform(key, pixels.shape, pixels.dtype) * (high - low)
+    return Climb(at, jnp.zeros((), pixels.dtype), jnp.full((), s.k, pixels.dtype), pixels)
+
+
+def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, objective: str) -> Climb:
+    """A step of projected gradient ascent within eps of the pixels, by the sign, judged where f keeps predicting y.
+
+    objective: "change" of the heat map, ||h' - h||_1, or the mass that its "top" k pixels lose, on the surrogate.
+    """
+    heat = lambda f, p: explain.heatmap(GRADIENT(f, preprocess(p), y))
+    here = heat(f, pixels)
+    top = jax.lax.top_k(here.ravel(), s.k)[1]
+    base = heat(surrogate, pixels)
+    aims = {"change": lambda p: jnp.abs(heat(surrogate, p) - base).sum(),
+            "top": lambda p: -heat(surrogate, p).ravel()[top].sum()}
+    p = now.pixels + 2.5 * eps / s.attack * jnp.sign(jax.grad(aims[objective])(now.pixels))
+    p = jnp.clip(jnp.clip(p, pixels - eps, pixels + eps), 0, 1)
+    heat_now, kept = heat(f, p), f(preprocess(p)).argmax() == y
+    change = jnp.where(kept, jnp.abs(heat_now - here).sum(), 0)
+    stays = jnp.where(kept, metrics.top_k_intersection(heat_now, here, s.k) * s.k, s.k)
+    return Climb(p, jnp.maximum(change, now.change), jnp.minimum(stays, now.top),
+                 jnp.where(change > now.change, p, now.best))
+
+
+def certified(f, preprocess, pixels, y, eps, s: Settings, *, linear: bool) -> dict:
+    """What no change of the pixels by at most eps does: to the heat map, its top, its signs, to two classes' maps."""
+    x, box = preprocess(pixels), Box(*(preprocess(jnp.clip(pixels + d, 0, 1)) for d in (-eps, eps)))
+    rival = jnp.argsort(f(x))[-2]
+    maps = [GRADIENT(f, x, t) for t in (y, rival)]
+    bounds = [geometry.gradient_bounds(f, box, t, linear=linear) for t in (y, rival)]
+    return {"change": geometry.heatmap_change_bound(maps[0], bounds[0]),
+            "top": geometry.certified_top_k(maps[0], bounds[0], s.k).astype(x.dtype),
+            "signs": jnp.mean(geometry.certified_signs(bounds[0]), dtype=x.dtype),
+            "width": (bounds[0].upper - bounds[0].lower).sum() / jnp.abs(maps[0]).sum(),
+            "discrepancy": sum(map(geometry.map_change_bound, maps, bounds)) / 2 / sum(jnp.abs(m).sum() for m in maps)}
+
+
+def along(f, preprocess, pixels, moved, y, s: Settings) -> dict:
+    """From one image to another, for a smooth f: the change of gradient and normal, their bounds and estimates."""
+    x, z = preprocess(pixels), preprocess(moved)
+    g = lambda v: f(v)[y]
+    line = x + jnp.linspace(0, 1, 5).reshape(-1, 1, 1, 1) * (z - x)
+    found = geometry.gradient_change_estimate(g, line, steps=s.steps)
+    unit = lambda v: v / jnp.linalg.norm(v.ravel())
+    turn = jnp.linalg.norm((unit(jax.grad(g)(x)) - unit(jax.grad(g)(z))).ravel())
+    return {"gradient_change": found.change, "gradient_change_estimate": found.estimate,
+            "gradient_change_bound": geometry.gradient_change_bound(f, x, z, y), "normal_change": turn,
+            "normal_change_bound": geometry.normal_change_bound(f, x, z, y)}

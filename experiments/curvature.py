@@ -1,0 +1,218 @@
+"""How much a network's output bends, what that lets an attack do to its heat map, and what it lets no attack do.
+
+    python experiments/curvature.py --networks mnist_smallgap_normal mnist_smallgap_int
+    python experiments/curvature.py --quick        # without data or weights
+
+For each network, as it is (relu) and with softplus of several kappa (beta_l = kappa / s_l, s_l the scale of activation
+l's inputs averaged over 32 images), and the gradient map of the predicted class:
+
+1. curvature of the logit (softplus only): norms of gradient and Hessian, normalised and level-set curvature, the bound
+   of the Hessian from the weights;
+2. at each epsilon, a budget for every pixel, the most that projected gradient ascent does to the heat map while the
+   prediction stays, and to its top k pixels; relu networks are climbed on their softplus of the first kappa;
+3. beside it what is certified for every image in the ball, by intervals and by following the inputs linearly (--linear,
+   as many forward passes as the input has numbers), in double precision;
+4. along the way to the attacked image (softplus only), the change of gradient and normal with their bounds.
+
+The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<activation>/<array>) and two
+figures. What is finished is kept in parts/; --resume goes on after it.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+
+import attacking
+import bends
+import bends_report
+import inputs
+import runs
+from xmanip_jax import data, models, plot, smooth
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Curvature, attacks and certificates of networks."""
+
+    networks: tuple[str, ...] = ("mnist_smallgap_normal", "mnist_smallgap_adv", "mnist_smallgap_int")
+    """Of xmanip_jax.models.NETWORKS, or of boopathy2020 in the data folder."""
+    kappas: tuple[float, ...] = (10.0, 2.0)
+    """Sharpness of softplus, in units of each activation's scale."""
+    epsilons: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """Largest change of any pixel, which is in [0, 1]."""
+    count: int = 100
+    """Images of each network, correctly classified ones of the test split."""
+    certified: int = 20
+    """Images for which bounds are computed."""
+    linear: bool = True
+    """Follow the inputs linearly as well; for networks with skip connections a matter of hours."""
+    batch: int = 20
+    """Images measured together."""
+    k: int = 20
+    """Size of the top."""
+    seed: int = 0
+    out: Path | None = None
+    """The run folder; default: runs/curvature-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    quick: bool = False
+    """A small network with random weights on scikit-image's photographs: does everything run?"""
+
+
+def load(name: str, config: Config) -> models.Pretrained:
+    """A network of models.NETWORKS or of boopathy2020."""
+    if config.quick:
+        return models.load("small_cnn_cifar10", inputs.random_weights("small_cnn_cifar10", config.seed))
+    if name in models.NETWORKS:
+        return models.load(name)
+    file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
+    if not file or not file.is_file():
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(models.NETWORKS)}, and with XMANIP_DATA the "
+                         "files of networks/boopathy2020")
+    return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
+
+
+def model_of(model, betas):
+    """The network itself, or its softplus."""
+    return model if betas is None else smooth.softplus(model, betas)
+
+
+def measured(config, network, pixels, betas, climbed, s, keep):
+    """Parts 1 to 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
+
+    betas: None for relu;  climbed: the betas of the surrogate on which attacks climb.
+    """
+    pre = network.preprocess
+
+    def over(measure, *arrays, **options):
+        """A measure of one image, compiled for many; betas and model are arguments."""
+        return jax.jit(jax.vmap(partial(measure, **options), in_axes=(None, None, None, *arrays)))
+
+    predict = over(lambda m, b, c, p: model_of(m, b)(pre(p)).argmax(), 0)
+    curvature = over(lambda m, b, c, p, y, key: bends.curvature(model_of(m, b), pre(p), y, key, s), 0, 0, 0)
+    begin = jax.jit(jax.vmap(lambda p, eps, key: bends.start(p, eps, key, s), in_axes=(0, None, 0)))
+    step = {o: over(lambda m, b, c, p, y, eps, now, o=o: bends.climb(
+        model_of(m, b), model_of(m, c), pre, p, y, eps, now, s, objective=o), 0, 0, None, 0) for o in ("change", "top")}
+    way = over(lambda m, b, c, p, z, y: bends.along(model_of(m, b), pre, p, z, y, s), 0, 0, 0)
+    shared = network.model, betas, climbed
+
+    def compute(part, index):
+        p = jnp.asarray(pixels[part])
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), len(p))
+        y = predict(*shared, p)
+        found = {"y": y} if betas is None else {"y": y, **curvature(*shared, p, y, keys)}
+        for eps in config.epsilons:
+            ends = []
+            for o, salt in (("change", 0), ("top", 1)):
+                now = begin(p, eps, jax.vmap(partial(jax.random.fold_in, data=salt))(keys))
+                for _ in range(s.attack):
+                    now = step[o](*shared, p, y, eps, now)
+                ends.append(now)
+            better = ends[0].change >= ends[1].change
+            best = jnp.where(better[:, None, None, None], ends[0].best, ends[1].best)
+            found |= {f"attacked_change@{eps:g}": jnp.maximum(ends[0].change, ends[1].change),
+                      f"attacked_top@{eps:g}": jnp.minimum(ends[0].top, ends[1].top)}
+            if betas is not None:
+                found |= {f"{k}@{eps:g}": v for k, v in way(*shared, p, best, y).items()}
+        return found
+
+    return attacking.in_batches(compute, len(pixels), config.batch, keep)
+
+
+def certified(config, network, pixels, y, betas, s, keep):
+    """Part 3, image by image in double precision: arrays Float[n, ...] named <bound>_<kind>@<epsilon>."""
+    with jax.enable_x64(True):
+        double = lambda v: jnp.asarray(v, jnp.float64) if jnp.issubdtype(jnp.result_type(v), jnp.floating) else v
+        model, betas = jax.tree.map(double, network.model), None if betas is None else double(betas)
+        kinds = {"intervals": False, "linear": True} if config.linear else {"intervals": False}
+        bound = {kind: jax.jit(lambda m, b, p, y, eps, linear=linear: bends.certified(
+            model_of(m, b), network.preprocess, p, y, eps, s, linear=linear)) for kind, linear in kinds.items()}
+
+        def compute(part, index):
+            p, label, found = double(pixels[part][0]), y[part][0], {}
+            for eps in config.epsilons:
+                for kind, compiled in bound.items():
+                    values = compiled(model, betas, p, label, float(eps))
+                    found |= {f"{name}_{kind}@{eps:g}": np.asarray(v)[None] for name, v in values.items()}
+            return found
+
+        return attacking.in_batches(compute, len(pixels), 1, keep)
+
+
+def study(config, name, out, bar):
+    """{activation: arrays} of one network."""
+    network = load(name, config)
+    _, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
+    s = bends.Settings(k=config.k) if not config.quick else bends.Settings(k=config.k, probes=4, steps=4, attack=2)
+    scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
+    betas = {f"softplus {kappa:g}": kappa / scales.mean(0) for kappa in config.kappas}
+    climbed, found = next(iter(betas.values())), {}
+    for activation, b in {"relu": None, **betas}.items():
+        task = bar.add_task(f"{name} {activation}", total=len(pixels) + config.certified, status="")
+
+        def keep(index, compute, kind="", task=task, activation=activation):
+            arrays = runs.finished(out, index, compute, name=f"{name}-{activation.replace(' ', '')}{kind}")
+            bar.advance(task, len(next(iter(arrays.values()))))
+            return arrays
+
+        arrays = measured(config, network, pixels, b, climbed if b is None else b, s, keep)
+        few = slice(config.certified)
+        arrays |= certified(config, network, pixels[few], arrays["y"][few], b, s, partial(keep, kind="-certified"))
+        found[activation] = arrays
+    return found
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    if config.quick:
+        config = dataclasses.replace(config, networks=("random",), kappas=(2.0,), epsilons=(1e-3, 1e-2), count=4,
+                                     certified=1, batch=2, linear=False)
+    if min(config.count, config.certified, config.batch, config.k, *config.kappas, *config.epsilons) <= 0:
+        raise ValueError("--count, --certified, --batch, --k, all kappas and all epsilons must be positive")
+    if config.certified > config.count:
+        raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")
+    if config.resume and config.out is None:
+        raise ValueError("--resume needs the run folder: --out")
+    return config
+
+
+def main(config: Config) -> None:
+    console, config = Console(), checked(config)
+    for name in config.networks:
+        load(name, config)
+    out = config.out or Path("runs") / f"curvature-{time.strftime('%Y%m%d-%H%M%S')}"
+    runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
+                  resume=config.resume)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    with attacking.progress(console) as bar:
+        found = {name: study(config, name, out, bar) for name in config.networks}
+    rows = bends_report.summaries(found, config.seed)
+    runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
+                                           for k, v in arrays.items()})
+    runs.write_json(out / "results.json", {"config": json.loads((out / "config.json").read_text()),
+                                           **runs.environment(), "results": rows})
+    console.print(*bends_report.tables(rows, config.epsilons, config.k))
+    for title, figure in bends_report.figures(found, rows, config.epsilons).items():
+        plot.save(figure, out / f"{title}.png")
+    console.print(f"results.json, arrays.npz and figures are in [bold]{out}[/bold]")
+
+
+def run(arguments=None) -> None:
+    """The command line; every foreseeable error is one line on stderr."""
+    try:
+        main(tyro.cli(Config, description=__doc__, args=arguments))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"curvature: {error}")
+
+
+if __name__ == "__main__":
+    run()
