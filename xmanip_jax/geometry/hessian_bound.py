@@ -62,39 +62,52 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
 
 
 def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
-    """A number that ||grad g(x) - grad g(y)|| does not exceed: ||x - y|| sup ||H||_2 over the box between them.
+    """A number that ||grad g(x) - grad g(y)|| does not exceed, g being the logit.
 
-    The path bound of Dombrowski et al. 2022 along the segment, with a certified Hessian; g is the logit. Arguments and
-    errors as in `hessian_bound`.
+    The smaller of two: the path bound of Dombrowski et al. 2022 along the segment, ||x - y|| sup ||H||_2 over the box
+    between them; and how far `gradient_bounds` over that box lets it go from the gradient at x, which with linear=True
+    is by far the smaller for points that are close. Arguments and errors as in `hessian_bound`.
 
     >>> from xmanip_jax import smooth
     >>> f = lambda x: smooth.softplus_beta(x, 4.0)
     >>> round(float(gradient_change_bound(f, jnp.zeros(1), jnp.full(1, 0.1), 0)), 3)
-    0.1
+    0.099
     """
-    box = _between(x, y)
-    return _length(x, y) * hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
+    return jnp.minimum(*_changes(f, x, y, target, linear)[:2])
 
 
 def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
     """A number that ||n(x) - n(y)|| does not exceed, n being the unit normal grad g / ||grad g|| of the level set.
 
-    Theorem 1 of Dombrowski et al. 2019 in a form that certifies: ||x - y|| sup ||H||_2 / inf ||grad g|| over the box
-    between them, at most 2. The derivative of n along any curve is P H c' / ||grad g||, P the tangent projection, so
-    that no curve on the level set has to be found; every such curve in the box is at least as long as the segment.
+    The smallest of 2 and two others. Theorem 1 of Dombrowski et al. 2019 in a form that certifies, ||x - y|| times
+    sup ||H||_2 / inf ||grad g|| over the box between them: the derivative of n along any curve is P H c' / ||grad g||,
+    P the tangent projection, so that no curve on the level set has to be found; every such curve in the box is at
+    least as long as the segment. And 2 D / (||grad g(x)|| + ||grad g(y)||), D being `gradient_change_bound`.
     Arguments and errors as in `hessian_bound`.
 
     >>> from xmanip_jax import smooth
     >>> f = lambda x: jnp.array([smooth.softplus_beta(x[0], 1.0) + 2 * x[1]])
     >>> round(float(normal_change_bound(f, jnp.zeros(2), jnp.full(2, 0.1), 0)), 3)
-    0.017
+    0.012
     """
+    along, apart, here, least = _changes(f, x, y, target, linear)
+    change = jnp.minimum(along, apart)
+    lengths = here + jnp.maximum(least, here - change)
+    theorem = jnp.where(least > 0, along / jnp.where(least > 0, least, 1), 2)
+    distance = jnp.where(lengths > 0, 2 * change / jnp.where(lengths > 0, lengths, 1), 2)
+    return jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * float(jnp.finfo(change.dtype).eps)), 2)
+
+
+def _changes(f, x, y, target, linear):
+    """||x - y|| sup ||H||_2; how far apart the gradients' intervals are; least ||grad g|| at x and in the box."""
     box = _between(x, y)
-    curvature = hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
-    gradient = gradient_bounds(f, box, target, linear=linear)
-    least = jnp.linalg.norm(jnp.maximum(jnp.maximum(gradient.lower, -gradient.upper), 0))
-    known = (least > 0) | (_length(x, y) == 0)  # nowhere without a slope, which a normal needs
-    return jnp.where(known, jnp.minimum(2, _length(x, y) * curvature / jnp.where(least > 0, least, 1)), 2)
+    x = jnp.asarray(x, box.lower.dtype)
+    along = _length(x, y) * hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
+    here, there = (gradient_bounds(f, b, target, linear=linear) for b in (Box(x, x), box))
+    apart = _euclid(jnp.maximum(jnp.maximum(there.upper - here.lower, here.upper - there.lower), 0))
+    lower = [_euclid(jnp.maximum(jnp.maximum(b.lower, -b.upper), 0)) for b in (here, there)]
+    slack = 4 * jnp.size(x) * float(jnp.finfo(apart.dtype).eps)
+    return along, apart * (1 + slack), *(v * (1 - slack) for v in lower)
 
 
 def _between(x, y):
