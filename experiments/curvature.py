@@ -71,6 +71,7 @@ class Config:
 def load(name: str, config: Config) -> models.Pretrained:
     """A network of models.NETWORKS or of boopathy2020."""
     if config.quick:
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
         return models.load("small_cnn_cifar10", inputs.random_weights("small_cnn_cifar10", config.seed))
     if name in models.NETWORKS:
         return models.load(name)
