@@ -1,0 +1,145 @@
+"""What a Hessian-vector product costs in forward passes, PyTorch's double backward beside it.
+
+    python benchmarks/hvp.py                      # 10 minutes on 2 quiet cores
+    python benchmarks/hvp.py --quick              # a smoke test
+
+ResNet-20 with softplus at several batch sizes, a logit of each image. "probes" is `geometry.hvps` with 8 vectors at
+one image; its limit is 2 + 2 n forward passes, the primal being shared. Where torch is installed, its product, checked
+in float64 to be the same, is timed in turn with ours. Writes results/hvp.json and .md.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from second_order import BETA, compiled, interleaved, random_network
+from xmanip_jax import geometry, models, smooth
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+import runs
+
+PROBES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure Hessian-vector products."""
+
+    network: str = "cifar10_resnet20"
+    batches: tuple[int, ...] = (1, 32, 128)
+    repeats: int = 15
+    quick: bool = False
+    """Batch 2, two repeats."""
+    out: Path = Path(__file__).parent / "results" / "hvp.json"
+
+
+def products(name, net):
+    """{mode: (weights, xs, vs) -> Hessian-vector products of a batch}, and the forward pass."""
+    model = lambda weights: smooth.softplus(lambda x: net.apply(*weights, x), BETA[name])
+    one = lambda mode: lambda weights, x, v: geometry.hvp(lambda z: model(weights)(z)[0], x, v, mode=mode)
+    batched = {mode: jax.vmap(one(mode), in_axes=(None, 0, 0)) for mode in
+               ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse")}
+    return lambda weights, xs: jax.vmap(model(weights))(xs), batched
+
+
+def torch_product(name, module, xs, vs):
+    """() -> the same products by differentiating the gradient again."""
+    import torch
+
+    import torch_peer as peer
+
+    with tempfile.TemporaryDirectory() as folder:
+        models.save_weights(module, Path(folder) / "weights.safetensors")
+        weights = models.read_tensors(Path(folder) / "weights.safetensors")
+    tensor = lambda v: torch.from_numpy(np.array(v, np.asarray(xs).dtype))
+    weights = {k: tensor(v) for k, v in weights.items()}
+    x = tensor(np.transpose(xs, (0, 3, 1, 2))).contiguous().requires_grad_()
+    v = tensor(np.transpose(vs, (0, 3, 1, 2))).contiguous()
+
+    def product():
+        score = peer.NETWORKS[name](weights, peer.softplus(BETA[name]), x)[:, 0].sum()
+        (gradient,) = torch.autograd.grad(score, x, create_graph=True)
+        return torch.autograd.grad(gradient, x, grad_outputs=v)[0].permute(0, 2, 3, 1).numpy()
+
+    return product
+
+
+def check_peer(name):
+    with jax.enable_x64(True):
+        module = random_network(models.NETWORKS[name], {})
+        from flax import nnx
+        nnx.update(module, jax.tree.map(lambda v: v.astype(jnp.float64), nnx.state(module)))
+        net, *weights = models.functional(module)
+        xs, vs = jax.random.normal(jax.random.key(0), (2, 2, 32, 32, 3), jnp.float64)
+        ours = jax.jit(products(name, net)[1]["forward_over_reverse"])(weights, xs, vs)
+        gap = np.linalg.norm(torch_product(name, module, xs, vs)() - ours) / np.linalg.norm(ours)
+        if gap > 1e-7:  # its softplus is linear beyond 20
+            raise AssertionError(f"the peer's product differs from ours by {gap:.1e} in float64")
+
+
+def measure(config, batch, peer):
+    name = config.network
+    module = random_network(models.NETWORKS[name], {})
+    net, *weights = models.functional(module)
+    xs, vs = jax.random.normal(jax.random.key(0), (2, batch, *[models.NETWORKS[name].size] * 2, 3))
+    forward, batched = products(name, net)
+    runs_of = {"forward": (forward, (weights, xs)), **{m: (f, (weights, xs, vs)) for m, f in batched.items()}}
+    if batch == 1:
+        many = jax.random.normal(jax.random.key(1), (PROBES, *xs.shape[1:]))
+        g = lambda w: lambda z: smooth.softplus(lambda x: net.apply(*w, x), BETA[name])(z)[0]
+        runs_of["probes"] = (lambda w, x, v: geometry.hvps(g(w), x, v), (weights, xs[0], many))
+    found = {k: compiled(f, *arguments) for k, (f, arguments) in runs_of.items()}
+    calls = {k: lambda run=run, a=runs_of[k][1]: run(*a) for k, (run, _) in found.items()}
+    if peer:
+        calls["torch"] = torch_product(name, module, xs, vs)
+    ms, times = interleaved(calls, 2 if config.quick else config.repeats)
+    row = {"network": name, "batch": batch, "torch_ms": ms.get("torch")}
+    for k, (_, of) in found.items():
+        row[k] = {**of, "ms": ms[k], "flop_ratio": of["flops"] / found["forward"][1]["flops"],
+                  "time_ratio": ms[k] / ms["forward"]}
+        if peer and k in batched:
+            row[k]["torch_over_jax"] = statistics.median(t / s for t, s in zip(times["torch"], times[k], strict=True))
+    return row
+
+
+def table(rows):
+    """Markdown."""
+    lines = ["| batch | product | FLOPs, forward passes | time, forward passes | ms | MiB | PyTorch's time / ours |",
+             "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        for kind in ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "probes"):
+            if k := r.get(kind):
+                other = f"{k['torch_over_jax']:.2f}" if "torch_over_jax" in k else ""
+                cells = [r["batch"], kind.replace("_", " "), f"{k['flop_ratio']:.2f}", f"{k['time_ratio']:.2f}",
+                         f"{k['ms']:.1f}", f"{k['temporary_mib']:.0f}", other]
+                lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(config: Config) -> None:
+    peer = importlib.util.find_spec("torch") is not None
+    print("" if peer else "torch is not installed: no peer (pip install torch==2.13.0)")
+    if peer:
+        check_peer(config.network)
+    rows = []
+    for batch in (2,) if config.quick else config.batches:
+        rows.append(measure(config, batch, peer))
+        print(table(rows[-1:]), flush=True)
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(config.out, {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+                                     **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
+        config.out.with_suffix(".md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
