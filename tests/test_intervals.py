@@ -184,3 +184,42 @@ def test_smooth_surrogates_of_a_network():
     sharp = geometry.gradient_bounds(smooth.softplus(f, 20.0), box, 0)
     np.testing.assert_allclose(sharp.lower[0], 0.5, atol=1e-5)
     np.testing.assert_allclose(sharp.upper[0], jax.nn.sigmoid(8.0), atol=1e-5)
+
+
+def test_products_of_forms_hold_what_they_multiply():
+    """All values of both forms at 200 settings of the symbols, each with every sign of its remainder."""
+
+    def one(key):
+        keys = jax.random.split(key, 7)
+        form = lambda a, b, c: forms.Form(jax.random.normal(a, (3,)), jnp.abs(jax.random.normal(b, (3,))),
+                                          jax.random.normal(c, (4, 3)))
+        a, b = form(*keys[:3]), form(*keys[3:6])
+        e = jax.random.uniform(keys[6], (200, 4), minval=-1)
+        e = jnp.where(jnp.arange(200)[:, None] < 100, jnp.sign(e), e)
+        values = lambda f, sign: f.centre + e @ f.slopes + sign * f.radius
+        product, total = forms.multiply(a, b), forms.add(a, b)
+        at = lambda f: f.centre + e @ f.slopes
+        fits = [(jnp.abs(values(a, s) * values(b, t) - at(product)) <= product.radius).all() &
+                (jnp.abs(values(a, s) + values(b, t) - at(total)) <= total.radius).all()
+                for s, t in itertools.product((-1, 1), (-1, 1))]
+        return jnp.stack(fits).all() & ~leaves(values(a, 1) * values(b, 1), Box(*forms.bounds(product)))
+
+    assert jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 300)).all()
+
+
+def test_rounding_is_covered():
+    """Long sums that cancel: the exact derivative and the one of another order of summation lie inside."""
+    r = np.random.default_rng(0)
+    half, x = r.normal(size=(3000, 4)).astype(np.float32), jnp.ones(4, jnp.float32)
+    w = np.concatenate([half, -half + np.float32(1e-7) * r.normal(size=half.shape).astype(np.float32)])
+    v = np.ones(6000, np.float32)
+    f = lambda w, v: lambda x: (v @ (w @ x))[None]
+    bounds = jax.jit(lambda: geometry.gradient_bounds(f(w, v), Box(x, x), 0))()
+    order = r.permutation(6000)
+    shuffled = jax.jit(lambda: jax.grad(lambda x: f(w[order], v[order])(x)[0])(x))()
+    with jax.enable_x64(True):
+        exact = jax.jit(lambda: jax.grad(lambda x: f(np.float64(w), np.float64(v))(x)[0])(np.ones(4)))()
+    lower, upper, shuffled, exact = (np.asarray(v, np.float64) for v in (*bounds, shuffled, exact))
+    for gradient in (exact, shuffled):
+        assert ((lower <= gradient) & (gradient <= upper)).all()
+    assert np.abs(shuffled - exact).max() > 100 * np.finfo(np.float32).eps * np.abs(exact).max()
