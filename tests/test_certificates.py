@@ -115,6 +115,14 @@ def test_the_bound_of_one_layer_is_attained():
     np.testing.assert_allclose(jnp.linalg.norm(jax.hessian(lambda x: f(x)[2])(jnp.zeros(3))), 5 / 4 * 9, rtol=1e-9)
 
 
+def test_bounds_of_a_residual_and_of_tanh_are_attained():
+    doubled = lambda x: smooth.softplus_beta(x + 1.0 * x, 3.0)
+    np.testing.assert_allclose(geometry.hessian_bound(doubled, jnp.zeros(1), 0), 3 / 4 * 4, rtol=1e-9)
+    bend = jnp.arctanh(3**-0.5) * jnp.ones(1)  # where |tanh''| is largest, 4 / sqrt(27)
+    for box in (None, Box(bend, bend)):
+        np.testing.assert_allclose(geometry.hessian_bound(jnp.tanh, bend, 0, box=box), 4 / 27**0.5, rtol=1e-9)
+
+
 def test_bounds_of_two_layers_are_the_paper_s():
     w, v, u = np.random.default_rng(0).normal(size=(5, 3)), np.random.default_rng(1).normal(size=(4, 5)), np.ones(4)
     s = lambda z: smooth.softplus_beta(z, 2.0)
