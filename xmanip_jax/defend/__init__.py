@@ -1,0 +1,27 @@
+"""Defences: penalties for training, inner maximisations, projections of maps. See `training_loss`.
+
+A penalty is `(apply, params, state, x, y, key=None) -> Float[]` of ONE example; weights, batches and optimisers stay
+outside. Neighbouring defences need nothing new: weight decay is optax's, softplus training `smooth.softplus` or a
+network built with act=, beta-smoothing, SmoothGrad and UniGrad are explanations.
+"""
+
+from .adversarial import adversarial, trades
+from .base import cross_entropy, no_penalty, penalty, training_loss, with_logits
+from .distillation import atex
+from .inner import Ascent, ascend
+from .interpretation import (
+    attribution_robustness,
+    discrepancy,
+    integrated_norm,
+    interpretability,
+    two_class_discrepancy,
+)
+from .penalties import cure, gradient_alignment, gradient_norm, hessian, input_density, interval_width, ranking
+from .tangent import project, tangent_space
+
+__all__ = [
+    "Ascent", "adversarial", "ascend", "atex", "attribution_robustness", "cross_entropy", "cure", "discrepancy",
+    "gradient_alignment", "gradient_norm", "hessian", "input_density", "integrated_norm", "interpretability",
+    "interval_width", "no_penalty", "penalty", "project", "ranking", "tangent_space", "trades", "training_loss",
+    "two_class_discrepancy", "with_logits",
+]
