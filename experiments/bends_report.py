@@ -43,6 +43,7 @@ def radii(arrays):
 
 def tables(rows, epsilons, k):
     """Curvature; what is certified and what is attacked at each epsilon; the radii."""
+    short = _short(rows)
     bend = Table("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
     ball = Table("network", "", *(f"{eps:g}" for eps in epsilons),
                  title=f"heat map, ||h' - h||_1: attack / certified; top {k}: attack / certified")
@@ -51,22 +52,30 @@ def tables(rows, epsilons, k):
     for network, by in rows.items():
         for activation, row in by.items():
             value = lambda name, row=row: f"{row[name]['value']:.2g}" if name in row else "-"
-            bend.add_row(network, activation, *map(value, CURVATURES))
+            bend.add_row(short[network], activation, *map(value, CURVATURES))
             kind = row["radii"]["kind"]
-            ball.add_row(network, activation, *(
+            ball.add_row(short[network], activation, *(
                 f"{value(f'attacked_change@{e:g}')} / {value(f'change_{kind}@{e:g}')}\n"
                 f"{value(f'attacked_top@{e:g}')} / {value(f'top_{kind}@{e:g}')}" for e in epsilons))
-            radius.add_row(network, activation, f"{row['radii']['certified_top']:g}",
+            radius.add_row(short[network], activation, f"{row['radii']['certified_top']:g}",
                            f"{row['radii']['attacked_top'] or '-'}")
     return bend, ball, radius
 
 
+def _short(networks):
+    """{network: its name without what all names start with}."""
+    first, *others = networks
+    start = first[:first.rfind("_") + 1] if others else ""
+    return {name: name.removeprefix(start if all(n.startswith(start) for n in others) else "") for name in networks}
+
+
 def figures(found, rows, epsilons):
     """{name: Figure}: curvature by network, and the change of the heat map, attacked and certified, by epsilon."""
-    bend = {f"{n}, {a}": {m: arrays[m] for m in CURVATURES} for n, by in found.items() for a, arrays in by.items()
-            if "spectral_norm" in arrays}
+    short = _short(found)
+    bend = {f"{short[n]}, {a}": {m: arrays[m] for m in CURVATURES} for n, by in found.items()
+            for a, arrays in by.items() if "spectral_norm" in arrays}
     band = lambda row: (row["value"], row["low"], row["high"])
-    panels = {f"{n}, {a}": {label: {e: band(row[f"{m}@{e:g}"]) for e in epsilons} for m, label in _CURVES.items()
+    panels = {f"{short[n]}, {a}": {label: {e: band(row[f"{m}@{e:g}"]) for e in epsilons} for m, label in _CURVES.items()
                             if f"{m}@{epsilons[0]:g}" in row} for n, by in rows.items() for a, row in by.items()}
     columns = len(next(iter(rows.values())))
     return {"curvature": plot.comparison(bend, CURVATURES, log=tuple(CURVATURES)),

@@ -1,0 +1,208 @@
+"""Train a network with a defence, and judge it by an attack on its explanation that knows it.
+
+    python experiments/train.py --defence hessian
+    python experiments/train.py --defence plain --quick       # without data: does everything run?
+
+The Small network of Boopathy et al. 2020 on MNIST. The defences are those of defences.py; --beta is the sharpness of
+the softplus in those that need a smooth network. Judged on the test split: accuracy; accuracy under 20 sign steps on
+the cross entropy; and the change of the gradient map of the label, 1 - Pearson correlation, that projected ascent
+reaches within --epsilon of each pixel while the prediction stays, from --restarts random starts. The ascent climbs the
+network itself; a relu network, whose gradient map is piecewise constant, it climbs on its softplus.
+
+The run folder gets log.csv, weights.safetensors, results.json and checkpoints/; killed, --resume goes on, to the same
+bits.
+"""
+
+import csv
+import dataclasses
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from rich.console import Console
+
+import attacking
+import bends
+import runs
+from defences import RECIPES
+from xmanip_jax import checkpoint, data, defend, explain, metrics, models, smooth
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One network, one defence."""
+
+    defence: str = "plain"
+    """Of defences.RECIPES."""
+    weight: float | None = None
+    """Of the penalty; default: the recipe's."""
+    beta: float = 5.0
+    """Sharpness of softplus."""
+    epsilon: float = 0.1
+    """The ball of training and of the attack, in pixels in [0, 1]."""
+    inner: int = 10
+    """Steps of inner maximisations."""
+    images: int = 20_000
+    epochs: int = 3
+    batch: int = 100
+    rate: float = 1e-3
+    """Learning rate, decayed to 0 by a cosine."""
+    judged: int = 200
+    """Test images that are attacked."""
+    restarts: int = 2
+    teacher: Path | None = None
+    """weights.safetensors of a plain network, for atex."""
+    seed: int = 0
+    out: Path | None = None
+    """The run folder; default: runs/<defence>-<time>."""
+    resume: bool = False
+    quick: bool = False
+    """64 random images, a few steps."""
+
+
+def read(config):
+    """(training images, labels, test images, labels)."""
+    if config.quick:
+        rng = np.random.default_rng(0)
+        images, labels = rng.uniform(size=(64, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 64)
+        return images, labels, images[:4], labels[:4]
+    images, labels = data.load_dataset("mnist", "train", limit=config.images)
+    return images, labels, *data.load_dataset("mnist", "test")
+
+
+def trained(config, out, console):
+    """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
+    recipe = RECIPES[config.defence]
+    images, labels, *test = read(config)
+    module = models.SmallCNN(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
+    net, params, state = models.functional(module)
+    steps = config.epochs * (len(images) // config.batch)
+    optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.rate, steps))
+    teacher = config.teacher and models.load("small_cnn", config.teacher).model
+    weight = recipe.weight if config.weight is None else config.weight
+    like = defend.begin(params, state, optimizer, seed=config.seed)
+    folder = out / "checkpoints"
+    start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
+    with open(out / "log.csv", "a", newline="") as file, attacking.progress(console) as bar:
+        log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
+
+        def show(step, numbers):
+            log.writerow([step, *numbers.values()])
+            file.flush()
+            bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+        training = defend.fit(
+            net, start, images, labels, optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
+            label=recipe.label, batch=config.batch, steps=steps, every=min(50, steps), callback=show,
+            scale=lambda step: jnp.minimum(1.0, 2 * step / steps),  # half of the steps to the full weight
+            keep=lambda t: checkpoint.save_step(folder, int(t.step), t))
+    return recipe, module, net, training, *test
+
+
+def judged(config, recipe, net, training, images, labels):
+    """Accuracies over the whole test split, and the attack on the maps of its first images."""
+    model = partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
+    right = jax.jit(jax.vmap(lambda x, y: model(x).argmax() == y))
+    sweep = lambda f, *arrays: np.concatenate([np.asarray(f(*(a[i:i + 500] for a in arrays)))
+                                               for i in range(0, len(arrays[0]), 500)])
+    x, y = images[:config.judged], labels[:config.judged]
+    ascent = defend.Ascent(config.epsilon, 2.5 * config.epsilon / 20, 20, random_start=False)
+    attacked = jax.jit(jax.vmap(lambda x, y: model(defend.ascend(
+        lambda z: defend.cross_entropy(model(z), y), x, None, ascent)).argmax() == y))
+    return {"accuracy": sweep(right, images, labels), "adversarial_accuracy": sweep(attacked, x, y),
+            "map_change": explanation_change(config, recipe, model, x, y)}
+
+
+def explanation_change(config, recipe, model, images, labels):
+    """Float[n]: the largest 1 - Pearson of the gradient's heat maps that the ascent finds, the prediction staying."""
+    e = explain.gradient()
+    surrogate = model
+    if recipe.act(1.0) is jax.nn.relu:
+        scales = jax.jit(jax.vmap(lambda x: smooth.activation_scales(model, x)))(images[:32]).mean(0)
+        surrogate = smooth.softplus(model, 10.0 / scales)
+
+    @jax.jit
+    @jax.vmap
+    def step(x, y, z, best):
+        heat = lambda f, p: explain.heatmap(e(f, p, y))
+        here, near = heat(model, x), heat(surrogate, x)
+        slope = jax.grad(lambda p: -metrics.pearson(heat(surrogate, p), near))(z)
+        z = jnp.clip(z + 2.5 * config.epsilon / 20 * jnp.sign(slope), x - config.epsilon, x + config.epsilon)
+        z = jnp.clip(z, 0, 1)
+        change = 1 - metrics.pearson(heat(model, z), here)
+        return z, jnp.maximum(best, jnp.where(model(z).argmax() == model(x).argmax(), change, 0))
+
+    best = jnp.zeros(len(images))
+    for restart in range(config.restarts):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restart), len(images))
+        z = jax.vmap(lambda x, key: bends.start(x, config.epsilon, key, bends.Settings()).pixels)(images, keys)
+        for _ in range(20):
+            z, best = step(images, labels, z, best)
+    return np.asarray(best)
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    if config.defence not in RECIPES:
+        raise ValueError(f"unknown defence {config.defence!r}; known: {', '.join(RECIPES)}")
+    if config.quick:
+        config = dataclasses.replace(config, images=64, epochs=2, batch=16, judged=4, restarts=1, inner=1)
+    if config.weight is not None and config.weight < 0:
+        raise ValueError(f"--weight is not negative, got {config.weight}")
+    for name in ("epsilon", "beta", "images", "epochs", "batch", "judged", "restarts"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
+    if RECIPES[config.defence].teacher and not (config.teacher and config.teacher.is_file()):
+        raise ValueError(f"{config.defence} distils a plain network: --teacher names its weights.safetensors")
+    if config.resume and config.out is None:
+        raise ValueError("--resume needs the run folder: --out")
+    return config
+
+
+def main(config: Config) -> None:
+    console, config = Console(), checked(config)
+    out = config.out or Path("runs") / f"{config.defence}-{time.strftime('%Y%m%d-%H%M%S')}"
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
+    if (out / "checkpoints").exists() and not config.resume:
+        raise ValueError(f"{out} already holds checkpoints: pass --resume to go on, or choose another --out")
+    runs.open_run(out, settings, resume=config.resume)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    begin = time.perf_counter()
+    recipe, module, net, training, images, labels = trained(config, out, console)
+    nnx.update(module, jax.tree.map(jnp.asarray, training.params))
+    models.save_weights(module, out / "weights.safetensors")
+    values = judged(config, recipe, net, training, images, labels)
+    rows = report_rows(values, config.seed)
+    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+                                           "seconds": round(time.perf_counter() - begin, 1)})
+    for name, row in rows.items():
+        console.print(f"{name:22} {row['value']:.4f}  ({row['low']:.4f} to {row['high']:.4f})")
+
+
+def report_rows(values, seed):
+    """{measure: mean (of map_change the median) and its 95 % interval}."""
+    rows = {}
+    for name, v in values.items():
+        statistic = np.median if name == "map_change" else np.mean
+        found = metrics.summarise({name: v.astype(np.float32)}, key=jax.random.key(seed), statistic=statistic)[name]
+        rows[name] = {"statistic": statistic.__name__, **found._asdict()}
+    return rows
+
+
+def run(arguments=None) -> None:
+    """The command line; every foreseeable error is one line on stderr."""
+    try:
+        main(tyro.cli(Config, description=__doc__, args=arguments))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"train: {error}")
+
+
+if __name__ == "__main__":
+    run()
