@@ -15,15 +15,10 @@ def command(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("curvature") / "out"
-    done = command("--quick", "--out", out)
+def test_arrays_and_results(tmp_path):
+    finished = tmp_path / "out"
+    done = command("--quick", "--out", finished)
     assert done.returncode == 0, done.stderr
-    return out
-
-
-def test_arrays_and_results(finished):
     arrays = np.load(finished / "arrays.npz")
     results = json.loads((finished / "results.json").read_text())
     smooth = results["results"]["random"]["softplus 2"]
@@ -43,9 +38,8 @@ def test_arrays_and_results(finished):
     assert all((finished / f"{name}.png").stat().st_size > 10_000 for name in ("curvature", "certificates"))
 
 
-def test_what_is_refused(finished, tmp_path):
+def test_what_is_refused(tmp_path):
     for match, arguments in (("unknown network 'vgg'", ["--networks", "vgg", "--out", tmp_path / "no"]),
-                             ("already holds results", ["--quick", "--out", finished]),
                              ("--certified is at most --count 2", ["--count", 2, "--networks", "small_cnn"])):
         failed = command(*arguments)
         assert failed.returncode == 1 and match in failed.stderr and failed.stderr.count("\n") == 1, failed.stderr

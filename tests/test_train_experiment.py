@@ -17,31 +17,27 @@ sys.path.insert(0, str(SCRIPT.parent))
 import train  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("train") / "out"
+def test_what_a_run_leaves(tmp_path):
+    out = tmp_path / "out"
     done = subprocess.run([sys.executable, SCRIPT, "--quick", "--defence", "gradient_norm", "--out", out],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return out
-
-
-def test_what_a_run_leaves(finished):
-    rows = list(csv.reader((finished / "log.csv").read_text().splitlines()))
-    results = json.loads((finished / "results.json").read_text())
+    rows = list(csv.reader((out / "log.csv").read_text().splitlines()))
+    results = json.loads((out / "results.json").read_text())
     assert [r[0] for r in rows] == ["8"] and np.isfinite(float(rows[0][1]))
     assert set(results["metrics"]) == {"accuracy", "adversarial_accuracy", "map_change"}
     assert 0 <= results["metrics"]["map_change"]["value"] <= 2
-    network = models.load("small_cnn", finished / "weights.safetensors")
+    network = models.load("small_cnn", out / "weights.safetensors")
     assert np.isfinite(network.model(np.zeros((28, 28, 1), np.float32))).all()
 
 
-def test_what_is_refused(finished, tmp_path):
+def test_what_is_refused(tmp_path):
+    (tmp_path / "held" / "checkpoints").mkdir(parents=True)
     for match, arguments in (("unknown defence 'magic'; known: plain,", ["--defence", "magic"]),
                              ("--weight is not negative, got -1", ["--weight", "-1"]),
                              ("--epsilon must be positive, got 0", ["--epsilon", "0"]),
                              ("--teacher names its weights", ["--defence", "atex"]),
-                             ("already holds checkpoints", ["--quick", "--out", str(finished)])):
+                             ("already holds checkpoints", ["--quick", "--out", str(tmp_path / "held")])):
         with pytest.raises(SystemExit, match=match):
             train.run([*arguments, *([] if "--out" in arguments else ["--out", str(tmp_path / "no")])])
     assert not (tmp_path / "no").exists()
