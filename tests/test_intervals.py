@@ -73,7 +73,7 @@ def test_no_gradient_leaves_its_interval(kind, act, linear):
     count = 350
     gradients, outputs, filled = violations(kind, act, count, linear=linear)
     assert not gradients.any() and not outputs.any(), (int(gradients.sum()), int(outputs.sum()))
-    assert filled.max() > (0.5 if linear and act == "softplus" else 0.05)  # not sound by being vast
+    assert filled.max() > (0.5 if linear and act == "softplus" else 0.02)  # not sound by being vast
 
 
 @pytest.mark.parametrize("kind, act", [("dense", "relu"), pytest.param("residual", "softplus", marks=pytest.mark.slow)])
