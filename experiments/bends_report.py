@@ -13,27 +13,26 @@ _CURVES = {"attacked_change": "attack", "change_linear": "no attack can (linear)
            "change_intervals": "no attack can (intervals)"}
 
 
-def summaries(found, seed):
+def summaries(found, seed, k):
     """{network: {activation: {measure: median, interval, count}}}; not for `y`."""
     rows = {}
     for network, by in found.items():
         for activation, arrays in by.items():
-            columns = {k: np.asarray(v, np.float64) for k, v in arrays.items() if k != "y"}
+            columns = {name: np.asarray(v, np.float64) for name, v in arrays.items() if name != "y"}
             rows.setdefault(network, {})[activation] = {
                 name: metrics.summarise({name: v}, key=jax.random.key(seed), statistic=np.median)[name]._asdict()
-                for name, v in columns.items()} | {"radii": radii(arrays)}
+                for name, v in columns.items()} | {"radii": radii(arrays, k)}
     return rows
 
 
-def radii(arrays):
+def radii(arrays, k):
     """Medians over the images of the epsilon, a multiple of those measured, at which half of the top or the signs goes.
 
     certified_top: the largest epsilon at which half of the top k is certified;  certified_signs: the signs of half the
     map;  attacked_top: the smallest epsilon at which the attack leaves less than half of the top, None if none does.
     """
-    at = lambda name: sorted((float(k.split("@")[1]), v) for k, v in arrays.items() if k.startswith(f"{name}@"))
+    at = lambda name: sorted((float(key.split("@")[1]), v) for key, v in arrays.items() if key.startswith(f"{name}@"))
     kind = "linear" if at("top_linear") else "intervals"
-    k = max(v.max() for _, v in at("attacked_top"))
     held = lambda pairs, least: np.max([np.where(v >= least, eps, 0) for eps, v in pairs], axis=0)
     broken = np.min([np.where(v < k / 2, eps, np.inf) for eps, v in at("attacked_top")], axis=0)
     return {"certified_top": float(np.median(held(at(f"top_{kind}"), k / 2))),

@@ -196,7 +196,7 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     with attacking.progress(console) as bar:
         found = {name: study(config, name, out, bar) for name in config.networks}
-    rows = bends_report.summaries(found, config.seed)
+    rows = bends_report.summaries(found, config.seed, config.k)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
     runs.write_json(out / "results.json", {"config": json.loads((out / "config.json").read_text()),
