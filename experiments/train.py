@@ -94,6 +94,8 @@ def trained(config, out, console):
         log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
 
         def show(step, numbers):
+            if not file.tell():
+                log.writerow(["step", *numbers])
             log.writerow([step, *numbers.values()])
             file.flush()
             bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))

@@ -22,8 +22,9 @@ def test_what_a_run_leaves(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, "--quick", "--defence", "gradient_norm", "--out", out],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    rows = list(csv.reader((out / "log.csv").read_text().splitlines()))
+    head, *rows = csv.reader((out / "log.csv").read_text().splitlines())
     results = json.loads((out / "results.json").read_text())
+    assert set(head) == {"step", "accuracy", "cross_entropy", "loss", "penalty"}
     assert [r[0] for r in rows] == ["8"] and np.isfinite(float(rows[0][1]))
     assert set(results["metrics"]) == {"accuracy", "adversarial_accuracy", "map_change"}
     assert 0 <= results["metrics"]["map_change"]["value"] <= 2
