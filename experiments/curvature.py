@@ -36,7 +36,7 @@ import bends
 import bends_report
 import inputs
 import runs
-from xmanip_jax import data, models, plot, smooth
+from xmanip_jax import plot, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +66,6 @@ class Config:
     """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights on scikit-image's photographs: does everything run?"""
-
-
-def load(name: str, config: Config) -> models.Pretrained:
-    """A network of models.NETWORKS or of boopathy2020."""
-    if config.quick:
-        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
-        return models.load("small_cnn_cifar10", inputs.random_weights("small_cnn_cifar10", config.seed))
-    if name in models.NETWORKS:
-        return models.load(name)
-    file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
-    if not file or not file.is_file():
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(models.NETWORKS)}, and with XMANIP_DATA the "
-                         "files of networks/boopathy2020")
-    return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
 
 
 def model_of(model, betas):
@@ -151,7 +137,7 @@ def certified(config, network, pixels, y, betas, s, keep):
 
 def study(config, name, out, bar):
     """{activation: arrays} of one network."""
-    network = load(name, config)
+    network = inputs.network(name, quick=config.quick, seed=config.seed)
     _, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
     s = bends.Settings(k=config.k) if not config.quick else bends.Settings(k=config.k, probes=4, steps=4, attack=2)
     scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
@@ -189,7 +175,7 @@ def checked(config):
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
     for name in config.networks:
-        load(name, config)
+        inputs.network(name, quick=config.quick, seed=config.seed)
     out = config.out or Path("runs") / f"curvature-{time.strftime('%Y%m%d-%H%M%S')}"
     runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
                   resume=config.resume)

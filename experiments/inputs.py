@@ -41,6 +41,23 @@ def standard(network, count):
     return read(SimpleNamespace(dataset=dataset, images=folder, count=count, size=None), network)
 
 
+def network(name: str, *, quick: bool = False, seed: int = 0) -> models.Pretrained:
+    """A network of models.NETWORKS or of boopathy2020 in the data folder; quick: one with random weights, any name.
+
+    Raises ValueError for a name that is neither.
+    """
+    if quick:
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+        return models.load("small_cnn_cifar10", random_weights("small_cnn_cifar10", seed))
+    if name in models.NETWORKS:
+        return models.load(name)
+    file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
+    if not file or not file.is_file():
+        raise ValueError(f"unknown network {name!r}; known: {', '.join(models.NETWORKS)}, and with XMANIP_DATA the "
+                         "files of networks/boopathy2020")
+    return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
+
+
 def photographs(network, count):
     """`read` of up to six photographs that scikit-image carries: no data folder is needed."""
     names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
