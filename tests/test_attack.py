@@ -122,9 +122,10 @@ def test_progress_is_reported():
 
 
 @pytest.mark.parametrize("e", [
-    explain.gradient_x_input(), explain.integrated_gradients(steps=4),
+    explain.gradient_x_input(), pytest.param(explain.integrated_gradients(steps=4), marks=pytest.mark.slow),
     explain.smoothgrad(explain.gradient(), sigma=0.3, samples=8),
-    explain.uniform_gradient(explain.gradient(), radius=0.3, samples=8)], ids=["gxi", "ig", "smoothgrad", "uniform"])
+    pytest.param(explain.uniform_gradient(explain.gradient(), radius=0.3, samples=8), marks=pytest.mark.slow)],
+    ids=["gxi", "ig", "smoothgrad", "uniform"])
 def test_every_explanation_can_be_attacked(e):
     goal = look(e, np.roll(PHOTOS, 1, axis=0), KEY)[0]
     result = make(e, steps=100)(model, PHOTOS, goal, key=KEY)

@@ -34,6 +34,7 @@ def test_quick(tmp_path):
     assert row["ata@0.1"] <= row["accuracy"] + 0.5 and -1 <= row["aai@0.1"] <= 1
 
 
+@pytest.mark.slow
 def test_clean_accuracy():
     model = weights("int")
     images, labels = data.load_dataset("mnist", "test")

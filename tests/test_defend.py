@@ -73,11 +73,11 @@ def test_gradients_in_the_parameters(name, x64):
 
 def test_hessian_penalty_is_unbiased(x64):
     params, x = parameters(), jax.random.uniform(KEY, SHAPE, jnp.float64)
-    for output in ("logit", "probability", "loss"):
+    for output in ("logit", "loss"):
         dense = jax.jit(jax.hessian(lambda z, o=output: defend.base.OUTPUTS[o](apply(params, None, z), 1)))(x)
         p = defend.hessian(output=output, samples=4)
-        found = jax.jit(jax.vmap(lambda k, p=p: p(apply, params, None, x, 1, k)))(jax.random.split(KEY, 2000))
-        assert abs(found.mean() - jnp.sum(dense**2)) < 4 * found.std() / 2000**0.5
+        found = jax.jit(jax.vmap(lambda k, p=p: p(apply, params, None, x, 1, k)))(jax.random.split(KEY, 1000))
+        assert abs(found.mean() - jnp.sum(dense**2)) < 4 * found.std() / 1000**0.5
 
 
 def test_penalties_of_known_functions():

@@ -17,7 +17,7 @@ from xmanip_jax import models
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "manipulate.py"
 OPTIONS = ["--network", "small_cnn_cifar10", "--weights", "weights.safetensors", "--images", ".", "--batch", "2",
-           "--steps", "600"]
+           "--steps", "200"]
 
 
 def command(*arguments):

@@ -39,7 +39,11 @@ CATALOGUE = {
     "smoothgrad_of_guided_backprop": explain.smoothgrad(explain.guided_backprop(), sigma=0.2, samples=2),
 }
 NOT_LINEAR = {"guided_backprop", "deconvnet", "smoothgrad_of_guided_backprop", "grad_cam", "grad_cam_pp"}
-every = pytest.mark.parametrize("e", CATALOGUE.values(), ids=CATALOGUE)
+# Compositions whose parts are all here by themselves: with -m slow.
+COMPOSED = {"integrated_gradients_probability", "smoothgrad_of_ig", "uniform_gradient", "lrp_heo2019_at_a_layer",
+            "smoothgrad_of_guided_backprop"}
+every = pytest.mark.parametrize("e", [
+    pytest.param(e, id=name, marks=[pytest.mark.slow] * (name in COMPOSED)) for name, e in CATALOGUE.items()])
 
 
 def relu_model(p, x):

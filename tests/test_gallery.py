@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import gallery
 
 
+@pytest.mark.slow
 def test_gallery(tmp_path):
     with pytest.raises(SystemExit, match="unknown explanation 'lime'"):
         gallery.run(["--explanations", "lime"])

@@ -62,7 +62,7 @@ def leaves(values, box):
 
 
 QUICK = [("dense", "softplus", True), ("conv", "relu", False), ("average", "softplus", False),
-         ("overlapping max", "relu", False), ("residual", "softplus", False), ("residual", "relu", True)]
+         ("overlapping max", "relu", False), ("residual", "softplus", False)]
 REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.ACTIVATIONS, (False, True))
         if c not in QUICK]
 
@@ -70,7 +70,7 @@ REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.A
 @pytest.mark.parametrize("kind, act, linear",
                          [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
 def test_no_gradient_leaves_its_interval(kind, act, linear):
-    count = 350
+    count = 420
     gradients, outputs, filled = violations(kind, act, count, linear=linear)
     assert not gradients.any() and not outputs.any(), (int(gradients.sum()), int(outputs.sum()))
     assert filled.max() > (0.5 if linear and act == "softplus" else 0.02)  # not sound by being vast

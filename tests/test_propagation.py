@@ -305,7 +305,8 @@ def test_relevance_at_a_layer_is_what_the_part_above_it_says():
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "cifar10_resnet20", "efficientnet_lite0", "vgg16", "small_cnn",
-                                  "vgg19", "resnet18", "resnet50", "densenet121"])
+                                  "vgg19", "resnet18", "resnet50",
+                                  pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_every_network_of_the_library_has_a_rule_for_everything(name):
     spec = models.NETWORKS[name]
     module = nnx.eval_shape(lambda: spec.build(rngs=nnx.Rngs(0)))

@@ -21,7 +21,7 @@ def test_every_chunk_gives_the_same_numbers_within_the_budget():
     points = {"x": POINTS, "key": jax.random.split(jax.random.key(2), 23)}
     whole = geometry.sweep(measure, points, W)
     assert whole.value.shape == (23,) and isinstance(whole.value, np.ndarray)
-    for options in ({"chunk": 1}, {"chunk": 10}, {"chunk": 100}, {"memory": 80_000}):
+    for options in ({"chunk": 10}, {"memory": 80_000}):
         seen = []
         part = geometry.sweep(measure, points, W, progress=lambda *done, seen=seen: seen.append(done), **options)
         np.testing.assert_allclose(part.value, whole.value, rtol=1e-5)
