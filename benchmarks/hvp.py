@@ -13,7 +13,6 @@ import importlib.util
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from second_order import BETA, compiled, interleaved, random_network
+from second_order import BETA, compiled, interleaved, random_network, torch_tensors, widened
 from xmanip_jax import geometry, models, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 import runs
 
+MODES = "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse"
 PROBES = 8
 
 
@@ -43,13 +43,14 @@ class Config:
     out: Path = Path(__file__).parent / "results" / "hvp.json"
 
 
-def products(name, net):
-    """{mode: (weights, xs, vs) -> Hessian-vector products of a batch}, and the forward pass."""
-    model = lambda weights: smooth.softplus(lambda x: net.apply(*weights, x), BETA[name])
-    one = lambda mode: lambda weights, x, v: geometry.hvp(lambda z: model(weights)(z)[0], x, v, mode=mode)
-    batched = {mode: jax.vmap(one(mode), in_axes=(None, 0, 0)) for mode in
-               ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse")}
-    return lambda weights, xs: jax.vmap(model(weights))(xs), batched
+def logit(name, net):
+    """weights -> the logit of class 0 of one image."""
+    return lambda weights: lambda x: smooth.softplus(lambda x: net.apply(*weights, x), BETA[name])(x)[0]
+
+
+def product(g, mode):
+    """(weights, xs, vs) -> Hessian-vector products of a batch."""
+    return jax.vmap(lambda weights, x, v: geometry.hvp(g(weights), x, v, mode=mode), in_axes=(None, 0, 0))
 
 
 def torch_product(name, module, xs, vs):
@@ -58,11 +59,8 @@ def torch_product(name, module, xs, vs):
 
     import torch_peer as peer
 
-    with tempfile.TemporaryDirectory() as folder:
-        models.save_weights(module, Path(folder) / "weights.safetensors")
-        weights = models.read_tensors(Path(folder) / "weights.safetensors")
     tensor = lambda v: torch.from_numpy(np.array(v, np.asarray(xs).dtype))
-    weights = {k: tensor(v) for k, v in weights.items()}
+    weights = {k: tensor(v) for k, v in torch_tensors(module).items()}
     x = tensor(np.transpose(xs, (0, 3, 1, 2))).contiguous().requires_grad_()
     v = tensor(np.transpose(vs, (0, 3, 1, 2))).contiguous()
 
@@ -75,28 +73,28 @@ def torch_product(name, module, xs, vs):
 
 
 def check_peer(name):
+    """PyTorch computes the same product, in float64."""
     with jax.enable_x64(True):
-        module = random_network(models.NETWORKS[name], {})
-        from flax import nnx
-        nnx.update(module, jax.tree.map(lambda v: v.astype(jnp.float64), nnx.state(module)))
+        module = widened(random_network(models.NETWORKS[name], {}))
         net, *weights = models.functional(module)
         xs, vs = jax.random.normal(jax.random.key(0), (2, 2, 32, 32, 3), jnp.float64)
-        ours = jax.jit(products(name, net)[1]["forward_over_reverse"])(weights, xs, vs)
+        ours = jax.jit(product(logit(name, net), MODES[0]))(weights, xs, vs)
         gap = np.linalg.norm(torch_product(name, module, xs, vs)() - ours) / np.linalg.norm(ours)
         if gap > 1e-7:  # its softplus is linear beyond 20
             raise AssertionError(f"the peer's product differs from ours by {gap:.1e} in float64")
 
 
 def measure(config, batch, peer):
+    """One row: the forward pass, the products in every mode, at batch 1 those that share a point, PyTorch's."""
     name = config.network
     module = random_network(models.NETWORKS[name], {})
     net, *weights = models.functional(module)
     xs, vs = jax.random.normal(jax.random.key(0), (2, batch, *[models.NETWORKS[name].size] * 2, 3))
-    forward, batched = products(name, net)
-    runs_of = {"forward": (forward, (weights, xs)), **{m: (f, (weights, xs, vs)) for m, f in batched.items()}}
+    g = logit(name, net)
+    runs_of = {"forward": (lambda w, xs: jax.vmap(g(w))(xs), (weights, xs)),
+               **{mode: (product(g, mode), (weights, xs, vs)) for mode in MODES}}
     if batch == 1:
         many = jax.random.normal(jax.random.key(1), (PROBES, *xs.shape[1:]))
-        g = lambda w: lambda z: smooth.softplus(lambda x: net.apply(*w, x), BETA[name])(z)[0]
         runs_of["probes"] = (lambda w, x, v: geometry.hvps(g(w), x, v), (weights, xs[0], many))
     found = {k: compiled(f, *arguments) for k, (f, arguments) in runs_of.items()}
     calls = {k: lambda run=run, a=runs_of[k][1]: run(*a) for k, (run, _) in found.items()}
@@ -107,7 +105,7 @@ def measure(config, batch, peer):
     for k, (_, of) in found.items():
         row[k] = {**of, "ms": ms[k], "flop_ratio": of["flops"] / found["forward"][1]["flops"],
                   "time_ratio": ms[k] / ms["forward"]}
-        if peer and k in batched:
+        if peer and k in MODES:
             row[k]["torch_over_jax"] = statistics.median(t / s for t, s in zip(times["torch"], times[k], strict=True))
     return row
 
@@ -117,7 +115,7 @@ def table(rows):
     lines = ["| batch | product | FLOPs, forward passes | time, forward passes | ms | MiB | PyTorch's time / ours |",
              "|---|---|---|---|---|---|---|"]
     for r in rows:
-        for kind in ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "probes"):
+        for kind in (*MODES, "probes"):
             if k := r.get(kind):
                 other = f"{k['torch_over_jax']:.2f}" if "torch_over_jax" in k else ""
                 cells = [r["batch"], kind.replace("_", " "), f"{k['flop_ratio']:.2f}", f"{k['time_ratio']:.2f}",

@@ -194,14 +194,18 @@ def random_network(spec, options):
     return module
 
 
+def widened(module):
+    """The module in float64."""
+    nnx.update(module, jax.tree.map(lambda v: v.astype(jnp.float64), nnx.state(module)))
+    return module
+
+
 def check_peer(name):
     """PyTorch computes the same gradient, in float64, where rounding does not change the winners of a max-pooling."""
     with jax.enable_x64(True):
         spec = models.NETWORKS[name]
         side = min(spec.size, 64)
-        module = random_network(spec, {"input_size": side} if name == "vgg16" else {})
-        wide = jax.tree.map(lambda v: v.astype(jnp.float64), nnx.state(module))
-        nnx.update(module, wide)
+        module = widened(random_network(spec, {"input_size": side} if name == "vgg16" else {}))
         net, *weights = models.functional(module)
         plain = lambda f: smooth.softplus(f, BETA[name])
         _, explained, _, loss = functions(name, spec, net, explain.gradient(), plain)
@@ -221,13 +225,18 @@ def difference(loss, arguments, peer):
     return float(np.linalg.norm(gradient - peer.loss_and_gradient()[1]) / np.linalg.norm(gradient))
 
 
+def torch_tensors(module):
+    """The module's weights with torch's names and layouts, which a file of them has."""
+    with tempfile.TemporaryDirectory() as folder:
+        models.save_weights(module, Path(folder) / "weights.safetensors")
+        return models.read_tensors(Path(folder) / "weights.safetensors")
+
+
 def peer_of(name, module, spec, start, goal, labels, clean):
     import torch_peer as peer
 
-    with tempfile.TemporaryDirectory() as folder:  # the file has torch's names and layouts
-        models.save_weights(module, Path(folder) / "weights.safetensors")
-        weights = models.read_tensors(Path(folder) / "weights.safetensors")
-    return peer.Peer(name, weights, BETA[name], spec.scale, spec.shift, start, goal, labels, clean.logits, 2e-3)
+    return peer.Peer(name, torch_tensors(module), BETA[name], spec.scale, spec.shift, start, goal, labels,
+                     clean.logits, 2e-3)
 
 
 def ablations(name):

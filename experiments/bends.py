@@ -1,15 +1,16 @@
 """What curvature.py measures at an image: curvature, what an attack does within a ball, what no attack can do."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from xmanip_jax import explain, geometry, metrics
-from xmanip_jax.geometry import Box
+from xmanip_jax import defend, explain, geometry, metrics, smooth
 from xmanip_jax.types import Array
 
 GRADIENT = explain.gradient()
+OBJECTIVES = "change", "top"  # of `climb`
 
 
 class Settings(NamedTuple):
@@ -44,10 +45,14 @@ class Climb(NamedTuple):
     best: Array
 
 
+def random_point(box, key):
+    """A point of the box, uniformly."""
+    return box.lower + jax.random.uniform(key, box.lower.shape, box.lower.dtype) * (box.upper - box.lower)
+
+
 def start(pixels, eps, key, s: Settings) -> Climb:
     """A random point within eps of the pixels."""
-    low, high = jnp.clip(pixels - eps, 0, 1), jnp.clip(pixels + eps, 0, 1)
-    at = low + jax.random.uniform(key, pixels.shape, pixels.dtype) * (high - low)
+    at = random_point(geometry.ball(pixels, eps, 0, 1), key)
     return Climb(at, jnp.zeros((), pixels.dtype), jnp.full((), s.k, pixels.dtype), pixels)
 
 
@@ -62,8 +67,7 @@ def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, 
     base = heat(surrogate, pixels)
     aims = {"change": lambda p: jnp.abs(heat(surrogate, p) - base).sum(),
             "top": lambda p: -heat(surrogate, p).ravel()[top].sum()}
-    p = now.pixels + 2.5 * eps / s.attack * jnp.sign(jax.grad(aims[objective])(now.pixels))
-    p = jnp.clip(jnp.clip(p, pixels - eps, pixels + eps), 0, 1)
+    p = defend.sign_step(aims[objective], now.pixels, geometry.ball(pixels, eps, 0, 1), 2.5 * eps / s.attack)
     heat_now, kept = heat(f, p), f(preprocess(p)).argmax() == y
     change = jnp.where(kept, jnp.abs(heat_now - here).sum(), 0)
     stays = jnp.where(kept, metrics.top_k_intersection(heat_now, here, s.k) * s.k, s.k)
@@ -73,7 +77,7 @@ def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, 
 
 def certified(f, preprocess, pixels, y, eps, s: Settings, *, linear: bool) -> dict:
     """What no change of the pixels by at most eps does: to the heat map, its top, its signs, to two classes' maps."""
-    x, box = preprocess(pixels), Box(*(preprocess(jnp.clip(pixels + d, 0, 1)) for d in (-eps, eps)))
+    x, box = preprocess(pixels), geometry.Box(*map(preprocess, geometry.ball(pixels, eps, 0, 1)))
     rival = jnp.argsort(f(x))[-2]
     maps = [GRADIENT(f, x, t) for t in (y, rival)]
     bounds = [geometry.gradient_bounds(f, box, t, linear=linear) for t in (y, rival)]
@@ -95,3 +99,38 @@ def along(f, preprocess, pixels, moved, y, s: Settings) -> dict:
     return {"gradient_change": found.change, "gradient_change_estimate": found.estimate,
             "gradient_change_bound": geometry.gradient_change_bound(f, x, z, y), "normal_change": turn,
             "normal_change_bound": geometry.normal_change_bound(f, x, z, y)}
+
+
+def model_of(model, betas):
+    """The network itself, or its softplus."""
+    return model if betas is None else smooth.softplus(model, betas)
+
+
+class Measures(NamedTuple):
+    """What is compiled for a network, once: functions of (model, betas, betas of the surrogate, ...).
+
+    predict, curvature, begin, step {objective: ...} and way of many images, bound {kind: ...} of one.
+    """
+
+    predict: Callable
+    curvature: Callable
+    begin: Callable
+    step: dict[str, Callable]
+    way: Callable
+    bound: dict[str, Callable]
+
+
+def measures(pre, s, kinds) -> Measures:
+    """pre: from pixels to the input;  kinds: of bounds, {name: whether inputs are followed linearly}."""
+    def over(measure, *arrays):
+        return jax.jit(jax.vmap(measure, in_axes=(None, None, None, *arrays)))
+
+    return Measures(
+        over(lambda m, b, c, p: model_of(m, b)(pre(p)).argmax(), 0),
+        over(lambda m, b, c, p, y, key: curvature(model_of(m, b), pre(p), y, key, s), 0, 0, 0),
+        jax.jit(jax.vmap(lambda p, eps, key: start(p, eps, key, s), in_axes=(0, None, 0))),
+        {o: over(lambda m, b, c, p, y, eps, now, o=o: climb(
+            model_of(m, b), model_of(m, c), pre, p, y, eps, now, s, objective=o), 0, 0, None, 0) for o in OBJECTIVES},
+        over(lambda m, b, c, p, z, y: along(model_of(m, b), pre, p, z, y, s), 0, 0, 0),
+        {kind: jax.jit(lambda m, b, p, y, eps, linear=linear: certified(
+            model_of(m, b), pre, p, y, eps, s, linear=linear)) for kind, linear in kinds.items()})

@@ -1,10 +1,10 @@
 """The numbers, tables and figures of curvature.py, from its arrays alone."""
 
-import jax
 import numpy as np
 from rich.table import Table
 
-from xmanip_jax import metrics, plot
+import report
+from xmanip_jax import plot
 
 CURVATURES = {"gradient_norm": "gradient norm", "frobenius_norm": "Hessian, Frobenius",
               "spectral_norm": "Hessian, spectral", "normalised_curvature": "normalised curvature",
@@ -19,9 +19,7 @@ def summaries(found, seed, k):
     for network, by in found.items():
         for activation, arrays in by.items():
             columns = {name: np.asarray(v, np.float64) for name, v in arrays.items() if name != "y"}
-            rows.setdefault(network, {})[activation] = {
-                name: metrics.summarise({name: v}, key=jax.random.key(seed), statistic=np.median)[name]._asdict()
-                for name, v in columns.items()} | {"radii": radii(arrays, k)}
+            rows.setdefault(network, {})[activation] = report.summary(columns, seed) | {"radii": radii(arrays, k)}
     return rows
 
 

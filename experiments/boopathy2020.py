@@ -15,22 +15,18 @@ Run time: 2 minutes for each network on 2 cores (200 images, 4 epsilons, 100 and
 """
 
 import dataclasses
-import json
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import inputs
 import runs
-from xmanip_jax import data, explain, metrics
+from xmanip_jax import data, defend, explain, geometry, metrics
 
 CAM = explain.cam("features")
 
@@ -57,23 +53,18 @@ class Config:
     """Random images, a random network, few steps."""
 
 
-def moved(objective, x, z, y, epsilon):
-    """A step of 0.01 along the sign of the objective's gradient, within epsilon of x and in [0, 1]."""
-    z = z + 0.01 * jnp.sign(jax.grad(objective)(z))
-    return jnp.clip(jnp.clip(z, x - epsilon, x + epsilon), 0, 1)
-
-
 @jax.jit
 @partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
 def ata_step(model, x, z, y, epsilon):
-    return moved(lambda z: -jax.nn.log_softmax(model(z))[y], x, z, y, epsilon)
+    return defend.sign_step(lambda z: defend.cross_entropy(model(z), y), z, geometry.ball(x, epsilon, 0, 1), 0.01)
 
 
 @partial(jax.jit, static_argnums=5)
 @partial(jax.vmap, in_axes=(None, 0, 0, 0, None, None))
 def aai_step(model, x, z, y, epsilon, k):
     top = jax.lax.top_k(CAM(model, x, y).ravel(), k)[1]
-    return moved(lambda z: -CAM(model, z, y).ravel()[top].sum(), x, z, y, epsilon)
+    mass = lambda z: -CAM(model, z, y).ravel()[top].sum()
+    return defend.sign_step(mass, z, geometry.ball(x, epsilon, 0, 1), 0.01)
 
 
 @jax.jit
@@ -117,23 +108,18 @@ def main(config: Config) -> None:
         config = dataclasses.replace(config, networks=("random",), epsilons=(0.1,), count=4, ata_steps=2, aai_steps=2)
     if min(config.count, config.ata_steps, config.aai_steps, config.k, *config.epsilons) <= 0:
         raise ValueError("--count, --ata-steps, --aai-steps, --k and all epsilons must be positive")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
     if config.quick:
         rng = np.random.default_rng(config.seed)
         images, labels = rng.uniform(size=(8, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 8)
     else:
         images, labels = data.load_dataset("mnist", "test")
-    out = config.out or Path("runs") / f"boopathy2020-{time.strftime('%Y%m%d-%H%M%S')}"
-    runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
-                  resume=config.resume)
+    out, settings = runs.begin("boopathy2020", config)
     rows = {}
     for name in config.networks:
         kept = runs.finished(out, 0, lambda name=name: evaluated(config, name, images, labels), name=name)
         rows[name] = {k: float(v) for k, v in kept.items()}
         console.print(name, " ".join(f"{k} {v:.3f}" for k, v in rows[name].items()))
-    runs.write_json(out / "results.json", {"config": json.loads((out / "config.json").read_text()),
-                                           **runs.environment(), "results": rows})
+    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     table = Table("network", "accuracy", *(f"{m} {e:g}" for m in ("ATA", "AAI") for e in config.epsilons))
     for name, row in rows.items():
         table.add_row(name, f"{row['accuracy']:.4f}", *(f"{row[f'{m}@{e:g}']:.3f}" for m in ("ata", "aai")
@@ -142,11 +128,7 @@ def main(config: Config) -> None:
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"boopathy2020: {error}")
+    runs.command("boopathy2020", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

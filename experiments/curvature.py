@@ -19,16 +19,12 @@ figures. What is finished is kept in parts/; --resume goes on after it.
 """
 
 import dataclasses
-import json
-import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 
 import attacking
@@ -68,78 +64,58 @@ class Config:
     """A small network with random weights on scikit-image's photographs: does everything run?"""
 
 
-def model_of(model, betas):
-    """The network itself, or its softplus."""
-    return model if betas is None else smooth.softplus(model, betas)
+def measured(config, network, pixels, betas, climbed, run, steps, keep):
+    """Parts 1, 2 and 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
 
-
-def measured(config, network, pixels, betas, climbed, s, keep):
-    """Parts 1 to 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
-
-    betas: None for relu;  climbed: the betas of the surrogate on which attacks climb.
+    betas: None for relu;  climbed: the betas of the surrogate;  run: `bends.measures`;  steps: of the attack.
     """
-    pre = network.preprocess
-
-    def over(measure, *arrays, **options):
-        """A measure of one image, compiled for many; betas and model are arguments."""
-        return jax.jit(jax.vmap(partial(measure, **options), in_axes=(None, None, None, *arrays)))
-
-    predict = over(lambda m, b, c, p: model_of(m, b)(pre(p)).argmax(), 0)
-    curvature = over(lambda m, b, c, p, y, key: bends.curvature(model_of(m, b), pre(p), y, key, s), 0, 0, 0)
-    begin = jax.jit(jax.vmap(lambda p, eps, key: bends.start(p, eps, key, s), in_axes=(0, None, 0)))
-    step = {o: over(lambda m, b, c, p, y, eps, now, o=o: bends.climb(
-        model_of(m, b), model_of(m, c), pre, p, y, eps, now, s, objective=o), 0, 0, None, 0) for o in ("change", "top")}
-    way = over(lambda m, b, c, p, z, y: bends.along(model_of(m, b), pre, p, z, y, s), 0, 0, 0)
     shared = network.model, betas, climbed
 
     def compute(part, index):
         p = jnp.asarray(pixels[part])
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), len(p))
-        y = predict(*shared, p)
-        found = {"y": y} if betas is None else {"y": y, **curvature(*shared, p, y, keys)}
+        y = run.predict(*shared, p)
+        found = {"y": y} if betas is None else {"y": y, **run.curvature(*shared, p, y, keys)}
         for eps in config.epsilons:
             ends = []
-            for o, salt in (("change", 0), ("top", 1)):
-                now = begin(p, eps, jax.vmap(partial(jax.random.fold_in, data=salt))(keys))
-                for _ in range(s.attack):
-                    now = step[o](*shared, p, y, eps, now)
+            for salt, objective in enumerate(bends.OBJECTIVES):
+                now = run.begin(p, eps, jax.vmap(partial(jax.random.fold_in, data=salt))(keys))
+                for _ in range(steps):
+                    now = run.step[objective](*shared, p, y, eps, now)
                 ends.append(now)
             better = ends[0].change >= ends[1].change
             best = jnp.where(better[:, None, None, None], ends[0].best, ends[1].best)
             found |= {f"attacked_change@{eps:g}": jnp.maximum(ends[0].change, ends[1].change),
                       f"attacked_top@{eps:g}": jnp.minimum(ends[0].top, ends[1].top)}
             if betas is not None:
-                found |= {f"{k}@{eps:g}": v for k, v in way(*shared, p, best, y).items()}
+                found |= {f"{k}@{eps:g}": v for k, v in run.way(*shared, p, best, y).items()}
         return found
 
     return attacking.in_batches(compute, len(pixels), config.batch, keep)
 
 
-def certified(config, network, pixels, y, betas, s, keep):
+def certified(config, network, pixels, y, betas, run, keep):
     """Part 3, image by image in double precision: arrays Float[n, ...] named <bound>_<kind>@<epsilon>."""
     with jax.enable_x64(True):
         double = lambda v: jnp.asarray(v, jnp.float64) if jnp.issubdtype(jnp.result_type(v), jnp.floating) else v
         model, betas = jax.tree.map(double, network.model), None if betas is None else double(betas)
-        kinds = {"intervals": False, "linear": True} if config.linear else {"intervals": False}
-        bound = {kind: jax.jit(lambda m, b, p, y, eps, linear=linear: bends.certified(
-            model_of(m, b), network.preprocess, p, y, eps, s, linear=linear)) for kind, linear in kinds.items()}
 
         def compute(part, index):
             p, label, found = double(pixels[part][0]), y[part][0], {}
             for eps in config.epsilons:
-                for kind, compiled in bound.items():
-                    values = compiled(model, betas, p, label, float(eps))
+                for kind, bound in run.bound.items():
+                    values = bound(model, betas, p, label, float(eps))
                     found |= {f"{name}_{kind}@{eps:g}": np.asarray(v)[None] for name, v in values.items()}
             return found
 
         return attacking.in_batches(compute, len(pixels), 1, keep)
 
 
-def study(config, name, out, bar):
+def study(config, name, network, out, bar):
     """{activation: arrays} of one network."""
-    network = inputs.network(name, quick=config.quick, seed=config.seed)
     _, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
     s = bends.Settings(k=config.k) if not config.quick else bends.Settings(k=config.k, probes=4, steps=4, attack=2)
+    run = bends.measures(network.preprocess, s, {"intervals": False} | ({"linear": True} if config.linear else {}))
     scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
     betas = {f"softplus {kappa:g}": kappa / scales.mean(0) for kappa in config.kappas}
     climbed, found = next(iter(betas.values())), {}
@@ -151,9 +127,9 @@ def study(config, name, out, bar):
             bar.advance(task, len(next(iter(arrays.values()))))
             return arrays
 
-        arrays = measured(config, network, pixels, b, climbed if b is None else b, s, keep)
+        arrays = measured(config, network, pixels, b, climbed if b is None else b, run, s.attack, keep)
         few = slice(config.certified)
-        arrays |= certified(config, network, pixels[few], arrays["y"][few], b, s, partial(keep, kind="-certified"))
+        arrays |= certified(config, network, pixels[few], arrays["y"][few], b, run, partial(keep, kind="-certified"))
         found[activation] = arrays
     return found
 
@@ -167,26 +143,20 @@ def checked(config):
         raise ValueError("--count, --certified, --batch, --k, all kappas and all epsilons must be positive")
     if config.certified > config.count:
         raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
     return config
 
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
-    for name in config.networks:
-        inputs.network(name, quick=config.quick, seed=config.seed)
-    out = config.out or Path("runs") / f"curvature-{time.strftime('%Y%m%d-%H%M%S')}"
-    runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
-                  resume=config.resume)
+    networks = {name: inputs.network(name, quick=config.quick, seed=config.seed) for name in config.networks}
+    out, settings = runs.begin("curvature", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     with attacking.progress(console) as bar:
-        found = {name: study(config, name, out, bar) for name in config.networks}
+        found = {name: study(config, name, network, out, bar) for name, network in networks.items()}
     rows = bends_report.summaries(found, config.seed, config.k)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
-    runs.write_json(out / "results.json", {"config": json.loads((out / "config.json").read_text()),
-                                           **runs.environment(), "results": rows})
+    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     console.print(*bends_report.tables(rows, config.epsilons, config.k))
     for title, figure in bends_report.figures(found, rows, config.epsilons).items():
         plot.save(figure, out / f"{title}.png")
@@ -194,11 +164,7 @@ def main(config: Config) -> None:
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"curvature: {error}")
+    runs.command("curvature", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,11 @@ benchmarks/results/dombrowski2019_*.json.
 """
 
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
 
 import jax
-import tyro
 from rich.console import Console
 
 import attacking
@@ -95,8 +93,6 @@ def checked(config):
     for name in config.networks if config.patterns else ():
         if not (file := config.patterns / f"{name}.safetensors").is_file():
             raise ValueError(f"{file}: no such file")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
     return config
 
 
@@ -165,9 +161,7 @@ def show(config, name, defences, arrays, out, console):
 def main(config: Config) -> None:
     console = Console()
     config = checked(config)
-    out = config.out or Path("runs") / f"dombrowski2019-{time.strftime('%Y%m%d-%H%M%S')}"
-    runs.open_run(out, {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")},
-                  resume=config.resume)
+    out, settings = runs.begin("dombrowski2019", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     start, images, results, everything = time.perf_counter(), {}, {}, {}
     for name in config.networks:
@@ -180,18 +174,14 @@ def main(config: Config) -> None:
         everything |= {f"{name}/{e}/{key}": value for e, found in arrays.items() for key, value in found.items()}
     runs.write_arrays(out / "arrays.npz", everything)
     runs.write_json(out / "results.json", {
-        "config": json.loads((out / "config.json").read_text()), **runs.environment(),
+        "config": settings, **runs.environment(),
         "seconds": round(time.perf_counter() - start, 1), "images": images, "measures": defence.MEASURES,
         "results": results})
     console.print(f"results.json, arrays.npz and the figures are in [bold]{out}[/bold]")
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"dombrowski2019: {error}")
+    runs.command("dombrowski2019", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,9 @@ results.json and arrays.npz (<explanation>/<array>); what is finished is kept in
 """
 
 import dataclasses
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 import attacking
@@ -78,12 +75,8 @@ def main(config: Config) -> None:
         raise ValueError(f"unknown explanation {unknown[0]!r}; known: {', '.join(methods.EXPLANATIONS)}")
     if min(config.steps, config.size) <= 0:
         raise ValueError(f"--steps and --size must be positive, got {config.steps} and {config.size}")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
     network = models.load(config.network)
-    out = config.out or Path("runs") / f"gallery-{time.strftime('%Y%m%d-%H%M%S')}"
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
-    runs.open_run(out, settings, resume=config.resume)
+    out, settings = runs.begin("gallery", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     with attacking.progress(console) as bar:
         arrays = {name: attacked(config, network, name, out, bar) for name in config.explanations}
@@ -97,11 +90,7 @@ def main(config: Config) -> None:
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"gallery: {error}")
+    runs.command("gallery", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

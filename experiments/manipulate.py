@@ -12,14 +12,12 @@ all numbers can be recomputed) and figure.png. Finished batches are kept in part
 """
 
 import dataclasses
-import json
 import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import tyro
 from rich.console import Console
 
 import attacking
@@ -97,8 +95,6 @@ def checked(config):
         raise ValueError(f"--constraint {config.constraint} takes {wanted} --epsilon")
     if config.images and config.dataset:
         raise ValueError("choose one of --images and --dataset")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
 
 
 def attacked(config, network, images, targets, out, bar):
@@ -119,10 +115,7 @@ def main(config: Config) -> None:
     checked(config)
     network = models.load(config.network, config.weights)
     names, images, targets = inputs.read(config, network)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    out = config.out or Path("runs") / f"{config.network}-{config.explanation}-{stamp}"
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
-    runs.open_run(out, settings, resume=config.resume)
+    out, settings = runs.begin(f"{config.network}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     start = time.perf_counter()
     try:
@@ -136,7 +129,7 @@ def main(config: Config) -> None:
     seconds = round(time.perf_counter() - start, 1)
     runs.write_arrays(out / "arrays.npz", arrays)
     runs.write_json(out / "results.json", {
-        "config": json.loads((out / "config.json").read_text()), **runs.environment(), "seconds": seconds,
+        "config": settings, **runs.environment(), "seconds": seconds,
         "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()}})
     single = len(images) == 1
     caption = report.caption(arrays, numbers)
@@ -147,11 +140,7 @@ def main(config: Config) -> None:
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"manipulate: {error}")
+    runs.command("manipulate", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

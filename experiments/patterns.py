@@ -8,14 +8,13 @@ named as `rewrite.linear_layers` names it, in the shape of its weights.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 from rich.progress import track
 
+import runs
 from xmanip_jax import data, explain, models
 
 
@@ -60,11 +59,7 @@ def main(config: Config) -> None:
 
 
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"patterns: {error}")
+    runs.command("patterns", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

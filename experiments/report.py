@@ -1,5 +1,7 @@
 """The numbers of a manipulation, from its arrays alone, and how they are shown."""
 
+from collections.abc import Collection
+
 import jax
 import numpy as np
 from rich.table import Table
@@ -48,11 +50,11 @@ def _ssim(a, b):
     return metrics.ssim(a, b, window=min(7, fits - 1 + fits % 2))
 
 
-def summary(numbers: dict[str, np.ndarray], seed: int) -> dict[str, dict]:
-    """The median (of predictions: the mean) over the images, its 95 % bootstrap interval and what it rests on."""
+def summary(numbers: dict[str, np.ndarray], seed: int, mean: Collection[str] = ("prediction_unchanged",)) -> dict:
+    """{measure: its median over the images (mean: of those), its 95 % bootstrap interval and what it rests on}."""
     rows = {}
     for name, values in numbers.items():
-        statistic = np.mean if name == "prediction_unchanged" else np.median
+        statistic = np.mean if name in mean else np.median
         found = metrics.summarise({name: values}, key=jax.random.key(seed), statistic=statistic)[name]
         rows[name] = {"statistic": statistic.__name__, **found._asdict()}
     return rows

@@ -1,22 +1,44 @@
 """A run folder: what was asked, what is finished, and the results, each file written whole or not at all."""
 
+import dataclasses
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import tyro
 
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 
 
 class RunError(ValueError):
     """A run folder that cannot be used as asked."""
+
+
+def command(name: str, config: type, main: Callable[[Any], None], about: str, arguments: Sequence[str] | None) -> None:
+    """A script's command line: `main` of the dataclass `config`; every foreseeable error is one line on stderr."""
+    try:
+        asked = tyro.cli(config, description=about, args=arguments)
+        if getattr(asked, "resume", False) and asked.out is None:
+            raise RunError("--resume needs the run folder: --out")
+        main(asked)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{name}: {error}")
+
+
+def begin(name: str, config: Any) -> tuple[Path, dict]:
+    """The folder of a run, --out or runs/<name>-<time>, by `open_run`; and the settings noted in it."""
+    out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
+    open_run(out, settings, resume=config.resume)
+    return out, json.loads((out / "config.json").read_text())
 
 
 def open_run(out: Path, config: dict, *, resume: bool) -> Path:

@@ -15,7 +15,6 @@ bits.
 
 import csv
 import dataclasses
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -24,15 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from rich.console import Console
 
 import attacking
 import bends
+import report
 import runs
 from defences import RECIPES
-from xmanip_jax import checkpoint, data, defend, explain, metrics, models, smooth
+from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,7 @@ def judged(config, recipe, net, training, images, labels):
     """Accuracies over the whole test split, and the attack on the maps of its first images."""
     model = partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
     right = jax.jit(jax.vmap(lambda x, y: model(x).argmax() == y))
-    sweep = lambda f, *arrays: np.concatenate([np.asarray(f(*(a[i:i + 500] for a in arrays)))
+    sweep = lambda f, *arrays: np.concatenate([np.float32(f(*(a[i:i + 500] for a in arrays)))
                                                for i in range(0, len(arrays[0]), 500)])
     x, y = images[:config.judged], labels[:config.judged]
     ascent = defend.Ascent(config.epsilon, 2.5 * config.epsilon / 20, 20, random_start=False)
@@ -135,16 +134,15 @@ def explanation_change(config, recipe, model, images, labels):
     def step(x, y, z, best):
         heat = lambda f, p: explain.heatmap(e(f, p, y))
         here, near = heat(model, x), heat(surrogate, x)
-        slope = jax.grad(lambda p: -metrics.pearson(heat(surrogate, p), near))(z)
-        z = jnp.clip(z + 2.5 * config.epsilon / 20 * jnp.sign(slope), x - config.epsilon, x + config.epsilon)
-        z = jnp.clip(z, 0, 1)
+        apart = lambda p: -metrics.pearson(heat(surrogate, p), near)
+        z = defend.sign_step(apart, z, geometry.ball(x, config.epsilon, 0, 1), 2.5 * config.epsilon / 20)
         change = 1 - metrics.pearson(heat(model, z), here)
         return z, jnp.maximum(best, jnp.where(model(z).argmax() == model(x).argmax(), change, 0))
 
     best = jnp.zeros(len(images))
     for restart in range(config.restarts):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restart), len(images))
-        z = jax.vmap(lambda x, key: bends.start(x, config.epsilon, key, bends.Settings()).pixels)(images, keys)
+        z = jax.vmap(lambda x, key: bends.random_point(geometry.ball(x, config.epsilon, 0, 1), key))(images, keys)
         for _ in range(20):
             z, best = step(images, labels, z, best)
     return np.asarray(best)
@@ -163,47 +161,29 @@ def checked(config):
             raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
     if RECIPES[config.defence].teacher and not (config.teacher and config.teacher.is_file()):
         raise ValueError(f"{config.defence} distils a plain network: --teacher names its weights.safetensors")
-    if config.resume and config.out is None:
-        raise ValueError("--resume needs the run folder: --out")
     return config
 
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
-    out = config.out or Path("runs") / f"{config.defence}-{time.strftime('%Y%m%d-%H%M%S')}"
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
-    if (out / "checkpoints").exists() and not config.resume:
-        raise ValueError(f"{out} already holds checkpoints: pass --resume to go on, or choose another --out")
-    runs.open_run(out, settings, resume=config.resume)
+    if config.out and (config.out / "checkpoints").exists() and not config.resume:
+        raise ValueError(f"{config.out} already holds checkpoints: pass --resume to go on, or choose another --out")
+    out, settings = runs.begin(config.defence, config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    begin = time.perf_counter()
+    start = time.perf_counter()
     recipe, module, net, training, images, labels = trained(config, out, console)
     nnx.update(module, jax.tree.map(jnp.asarray, training.params))
     models.save_weights(module, out / "weights.safetensors")
     values = judged(config, recipe, net, training, images, labels)
-    rows = report_rows(values, config.seed)
+    rows = report.summary(values, config.seed, mean=("accuracy", "adversarial_accuracy"))
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
-                                           "seconds": round(time.perf_counter() - begin, 1)})
+                                           "seconds": round(time.perf_counter() - start, 1)})
     for name, row in rows.items():
         console.print(f"{name:22} {row['value']:.4f}  ({row['low']:.4f} to {row['high']:.4f})")
 
 
-def report_rows(values, seed):
-    """{measure: mean (of map_change the median) and its 95 % interval}."""
-    rows = {}
-    for name, v in values.items():
-        statistic = np.median if name == "map_change" else np.mean
-        found = metrics.summarise({name: v.astype(np.float32)}, key=jax.random.key(seed), statistic=statistic)[name]
-        rows[name] = {"statistic": statistic.__name__, **found._asdict()}
-    return rows
-
-
 def run(arguments=None) -> None:
-    """The command line; every foreseeable error is one line on stderr."""
-    try:
-        main(tyro.cli(Config, description=__doc__, args=arguments))
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"train: {error}")
+    runs.command("train", Config, main, __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_directions_and_mixed_targets():
 def test_errors_name_what_is_wrong():
     x = jnp.ones(3)
     for match, f in (("exp, sort", lambda x: jnp.sort(jnp.exp(x))), ("integer_pow", lambda x: x ** 2),
-                     ("mul", lambda x: x * x), ("gt", lambda x: jnp.where(x > 0, x, 0))):
+                     ("div", lambda x: 1 / x), ("mul", lambda x: x * x), ("gt", lambda x: jnp.where(x > 0, x, 0))):
         with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
             geometry.gradient_bounds(f, Box(x, x), 0)
     for match, call in ((r"\(3,\) and \(2,\)", lambda: geometry.gradient_bounds(jax.nn.relu, Box(x, x[:2]), 0)),

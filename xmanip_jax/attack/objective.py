@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..metrics import kl_divergence
 from ..types import Array, ArrayLike, Objective
 
 __all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "match_map", "move_mass_center",
@@ -50,11 +51,7 @@ def keep_output() -> Objective:
     Its gradient in the logits is the difference of the probabilities. That of `keep_probabilities` vanishes once an
     attack has driven a probability to 1, and the output never comes back.
     """
-    def divergence(now, clean, goal):
-        log_p, log_q = jax.nn.log_softmax(clean.logits), jax.nn.log_softmax(now.logits)
-        return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
-
-    return divergence
+    return lambda now, clean, goal: kl_divergence(clean.logits, now.logits)
 
 
 def keep_probabilities() -> Objective:

@@ -8,7 +8,7 @@ network built with act=, beta-smoothing, SmoothGrad and UniGrad are explanations
 from .adversarial import adversarial, trades
 from .base import cross_entropy, no_penalty, penalty, training_loss, with_logits
 from .distillation import atex
-from .inner import Ascent, ascend
+from .inner import Ascent, ascend, sign_step
 from .interpretation import (
     attribution_robustness,
     discrepancy,
@@ -24,5 +24,6 @@ __all__ = [
     "Ascent", "NanLossError", "Training", "adversarial", "ascend", "atex", "attribution_robustness",
     "batch_indices", "begin", "cross_entropy", "cure", "discrepancy", "fit", "gradient_alignment", "gradient_norm",
     "hessian", "input_density", "integrated_norm", "interpretability", "interval_width", "no_penalty", "penalty",
-    "project", "ranking", "tangent_space", "trades", "training_loss", "two_class_discrepancy", "with_logits",
+    "project", "ranking", "sign_step", "tangent_space", "trades", "training_loss", "two_class_discrepancy",
+    "with_logits",
 ]

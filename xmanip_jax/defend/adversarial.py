@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, Penalty
+from ..metrics import kl_divergence
+from ..types import Penalty
 from .base import cross_entropy, penalty
 from .inner import Ascent, ascend
 
-__all__ = ["adversarial", "divergence", "trades"]
+__all__ = ["adversarial", "trades"]
 
 
 def adversarial(a: Ascent) -> Penalty:
@@ -41,13 +42,7 @@ def trades(a: Ascent) -> Penalty:
     def core(f, x, y, key):
         logits = f(x)
         fixed = jax.lax.stop_gradient(logits)
-        attacked = ascend(lambda z: divergence(fixed, f(z)), x, key, a)
-        return divergence(logits, f(attacked)), logits
+        attacked = ascend(lambda z: kl_divergence(fixed, f(z)), x, key, a)
+        return kl_divergence(logits, f(attacked)), logits
 
     return penalty(core)
-
-
-def divergence(logits: Array, others: Array) -> Array:
-    """KL(p || q) in nats of the probabilities of two logits."""
-    log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(others)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q))

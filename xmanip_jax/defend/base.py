@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..types import Array, Model, Penalty
 
-__all__ = ["OUTPUTS", "cross_entropy", "no_penalty", "penalty", "training_loss", "with_logits"]
+__all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "penalty", "training_loss", "with_logits"]
 
 # core(f, x, y, key) -> (penalty Float[], logits Float[classes] that the cross entropy sees)
 Core = Callable[[Model, Array, Array, Array | None], tuple[Array, Array]]
@@ -35,7 +35,12 @@ def penalty(core: Core) -> Penalty:
 
 
 def with_logits(p: Penalty) -> Callable[..., tuple[Array, Array]]:
-    """`p` in the form that returns (value, logits): from one trace if it came from `penalty`."""
+    """`p` in the form that returns (value, logits): from one trace if it came from `penalty`.
+
+    >>> size = lambda apply, params, state, x, y, key=None: jnp.sum(params ** 2)
+    >>> with_logits(size)(lambda params, state, x: params * x, jnp.ones(2), None, jnp.ones(2), 0)
+    (Array(2., dtype=float32), Array([1., 1.], dtype=float32))
+    """
     core = getattr(p, "with_logits", None)
     if core is not None:
         return core
@@ -43,7 +48,11 @@ def with_logits(p: Penalty) -> Callable[..., tuple[Array, Array]]:
 
 
 def no_penalty() -> Penalty:
-    """Zero: plain training."""
+    """Zero: plain training.
+
+    >>> no_penalty()(lambda params, state, x: params * x, 2.0, None, jnp.ones(3), 0)
+    Array(0., dtype=float32)
+    """
 
     def core(f, x, y, key):
         logits = f(x)
@@ -53,8 +62,18 @@ def no_penalty() -> Penalty:
 
 
 def cross_entropy(logits: Array, y: Array) -> Array:
-    """-log p_y in nats; logits: Float[classes], y: Int[]."""
+    """-log p_y in nats; logits: Float[classes], y: Int[].
+
+    >>> round(float(cross_entropy(jnp.zeros(2), 0)), 4)  # ln 2
+    0.6931
+    """
     return -jax.nn.log_softmax(logits)[y]
+
+
+def alignment(a: Array, b: Array) -> Array:
+    """The cosine of two arrays as vectors, for training: 0 beside a zero vector, where `metrics.cosine` is nan."""
+    square = jnp.sum(a * a) * jnp.sum(b * b)
+    return jnp.where(square > 0, jnp.sum(a * b) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 # The scalar whose gradient is explained or penalised, of (logits, y).

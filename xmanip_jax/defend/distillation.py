@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain
+from ..geometry.base import check_positive
+from ..metrics import kl_divergence
 from ..types import Model, Penalty
-from .adversarial import divergence
 from .base import penalty
 
 __all__ = ["atex"]
@@ -31,9 +32,14 @@ def atex(teacher: Model, *, radius: float, shifts: int = 2, neighbours: int = 8,
         Fashion-MNIST, 11 shifts);  shifts: at least 2;  neighbours, samples: of SmoothGrad, at least 1.
 
     Raises ValueError for counts and radii out of range.
+
+    >>> linear = lambda params, state, x: params * x
+    >>> p = atex(lambda x: 4 * x, radius=0.1, temperature=4.0)
+    >>> agreeing, other = (p(linear, w, None, jnp.ones(2), 0, jax.random.key(0)) for w in (1.0, -1.0))
+    >>> bool(0 <= agreeing < other)
+    True
     """
-    if not radius > 0:
-        raise ValueError(f"radius is positive, got {radius}")
+    check_positive(radius=radius)
     if shifts < 2 or min(neighbours, samples) < 1:
         raise ValueError(f"shifts are at least 2, neighbours and samples 1, got {shifts}, {neighbours}, {samples}")
     smooth = explain.smoothgrad(explain.gradient(), sigma=radius, samples=samples)
@@ -52,7 +58,7 @@ def atex(teacher: Model, *, radius: float, shifts: int = 2, neighbours: int = 8,
 
             def one(k):
                 u = jax.random.uniform(k, x.shape, x.dtype, -reach, reach)
-                return divergence(target, f(at + u - jnp.sum(u * unit) * unit))
+                return kl_divergence(target, f(at + u - jnp.sum(u * unit) * unit))
 
             return jax.vmap(one)(keys).mean()
 

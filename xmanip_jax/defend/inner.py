@@ -6,10 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import geometry
+from ..geometry import Box
 from ..geometry.base import repeat
 from ..types import Array, ArrayLike
 
-__all__ = ["Ascent", "ascend"]
+__all__ = ["Ascent", "ascend", "sign_step"]
 
 
 class Ascent(NamedTuple):
@@ -27,13 +29,22 @@ class Ascent(NamedTuple):
     random_start: bool = True
 
 
+def sign_step(objective: Callable[[Array], Array], x: Array, box: Box, step: ArrayLike) -> Array:
+    """`x` moved by `step` along the sign of the objective's gradient, within a box (`geometry.ball`).
+
+    >>> sign_step(lambda z: z.sum(), jnp.array([0.2, 0.95]), geometry.ball(jnp.array([0.2, 0.95]), 0.1, 0, 1), 0.2)
+    Array([0.3, 1. ], dtype=float32)
+    """
+    return jnp.clip(x + step * jnp.sign(jax.grad(objective)(x)), *box)
+
+
 def ascend(objective: Callable[[Array], Array], x: Array, key: Array | None, a: Ascent) -> Array:
-    """The neighbour of `x` where the ascent of `objective` ends; no derivative flows through it.
+    """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
     2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive, unrolled
     where that is slow (a convolution on CPU).
 
-    Raises ValueError for negative steps, and without a key where the start is random.
+    Raises ValueError for negative steps and radii, and without a key where the start is random.
 
     >>> ascend(lambda z: z.sum(), jnp.array([0.2, 0.95]), None, Ascent(0.1, 0.2, 1, random_start=False))
     Array([0.3, 1. ], dtype=float32)
@@ -42,8 +53,7 @@ def ascend(objective: Callable[[Array], Array], x: Array, key: Array | None, a: 
         raise ValueError(f"an ascent takes steps of 0 or more, got {a.steps}")
     if a.random_start and key is None:
         raise ValueError("a random start needs a key")
-    low, high = jnp.maximum(x - a.radius, a.low), jnp.minimum(x + a.radius, a.high)
+    box = geometry.ball(x, a.radius, a.low, a.high)
     start = jax.random.uniform(key, x.shape, x.dtype, -1, 1) * a.radius if a.random_start else 0
-    slope = jax.grad(objective)
-    move = lambda z: jnp.clip(z + a.step * jnp.sign(slope(z)), low, high)
-    return jax.lax.stop_gradient(repeat(move, jnp.clip(x + start, low, high), a.steps))
+    move = lambda z: sign_step(objective, z, box, a.step)
+    return jax.lax.stop_gradient(repeat(move, jnp.clip(x + start, *box), a.steps))

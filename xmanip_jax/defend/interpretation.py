@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .. import explain
 from ..types import Array, ArrayLike, Explanation, Model, Penalty
-from .base import cross_entropy, penalty
+from .base import alignment, cross_entropy, penalty
 from .inner import Ascent, ascend
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
@@ -32,6 +32,13 @@ def discrepancy(e: Explanation, f: Model, x: Array, z: Array, y: Array, *, one_c
 
     ||I(x, y) - I(z, y)||_1 + sum over i != y of w_i ||I(x, i) - I(z, i)||_1, w the probabilities at z without y,
     renormalised, and differentiated as in the released code; the second part is left out with `one_class`.
+
+    Boopathy et al. 2020, their training objective; in the unit of the map.
+
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jnp.array([1.0, -1.0]) * x.sum()
+    >>> discrepancy(explain.gradient_x_input(), f, jnp.ones(2), -jnp.ones(2), 0)
+    Array(8., dtype=float32)
     """
     return _apart(_maps(e, f, x, y, one_class)[0], *_maps(e, f, z, y, one_class), y)
 
@@ -67,6 +74,12 @@ def interpretability(a: Ascent, e: Explanation, *, gamma: float = 0.01, inner: s
       inner: "same" maximises what is minimised, "loss" the cross entropy;  at: where the cross entropy is taken.
 
     Raises ValueError for unknown choices.
+
+    >>> from xmanip_jax import explain
+    >>> linear = lambda params, state, x: params * x.sum()
+    >>> p = interpretability(Ascent(0.1, 0.1, 1), explain.gradient_x_input(), gamma=1.0)
+    >>> bool(p(linear, jnp.array([1.0, -1.0]), None, jnp.full(2, 0.5), 0, jax.random.key(0)) > 0)
+    True
     """
     for name, value, known in (("inner", inner, ("same", "loss")), ("at", at, ("clean", "attacked"))):
         if value not in known:
@@ -99,6 +112,11 @@ def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: s
     own norm; the released code takes that of the batch.
 
     Raises ValueError for points below 1 and an unknown `at`.
+
+    >>> linear = lambda params, state, x: params * x
+    >>> p = integrated_norm(Ascent(0.1, 0.1, 1))
+    >>> bool(p(linear, 1.0, None, jnp.full(2, 0.5), 0, jax.random.key(0)) > 0)
+    True
     """
     if min(points, inner_points) < 1:
         raise ValueError(f"points are at least 1, got {points} and {inner_points}")
@@ -126,10 +144,18 @@ def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Arr
     Args:
       e: the attribution A of the label;  distance: of two maps, None meaning (1 - Pearson correlation) / 2.
       at: "clean" is their AAT; "attacked" AdvAAT, whose ascent climbs the cross entropy as well.
+
+    Raises ValueError for an unknown `at`.
+
+    >>> from xmanip_jax import explain
+    >>> square = lambda params, state, x: params * x ** 2
+    >>> p = attribution_robustness(Ascent(0.1, 0.1, 1), explain.gradient_x_input())
+    >>> bool(p(square, 1.0, None, jnp.array([0.2, 0.8]), 0, jax.random.key(0)) >= 0)
+    True
     """
     if at not in ("clean", "attacked"):
         raise ValueError(f"at is one of clean, attacked, got {at!r}")
-    apart = distance or (lambda a, b: (1 - _pearson(a, b)) / 2)
+    apart = distance or (lambda a, b: (1 - alignment(a - a.mean(), b - b.mean())) / 2)
 
     def core(f, x, y, key):
         here = e(f, x, y)
@@ -139,9 +165,3 @@ def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Arr
         return apart(here, there), f(x) if at == "clean" else logits
 
     return penalty(core)
-
-
-def _pearson(a, b):
-    a, b = a - a.mean(), b - b.mean()
-    square = jnp.sum(a * a) * jnp.sum(b * b)
-    return jnp.where(square > 0, jnp.sum(a * b) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

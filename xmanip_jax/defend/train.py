@@ -1,5 +1,6 @@
 """The training loop: one jitted step in a host loop, resumable to the bit, over the devices that are there."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..types import Array, ArrayLike
-from .base import training_loss
+from .base import cross_entropy, training_loss
 
 __all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit"]
 
@@ -56,13 +57,18 @@ def batch_indices(step: int, seed: int, n: int, batch: int) -> np.ndarray:
     (2,)
     """
     epoch, place = divmod(step, n // batch)
-    return np.random.default_rng((seed, epoch)).permutation(n)[place * batch:(place + 1) * batch]
+    return _order(seed, epoch, n)[place * batch:(place + 1) * batch].copy()
+
+
+@functools.lru_cache(maxsize=1)
+def _order(seed, epoch, n):
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
         optimizer: optax.GradientTransformation, *, terms: tuple = (), label: float = 1.0, batch: int = 100,
-        steps: int = 1000,
-        scale: Callable[[Array], ArrayLike] = lambda step: 1.0, preprocess: Callable[[Array], Array] = lambda x: x,
+        steps: int = 1000, scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
+        preprocess: Callable[[Array], Array] = lambda x: x,
         ema_decay: float = 0.999, every: int = 50, callback: Callable[[int, dict[str, float]], None] | None = None,
         keep: Callable[[Training], None] | None = None, devices: list | None = None) -> Training:
     """Train until `steps` steps are done; on the same devices, a run that is interrupted and goes on ends bit-equal.
@@ -79,6 +85,13 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
 
     Raises NanLossError, with the last kept state, as soon as a fetched loss is not finite; ValueError for sizes
     that do not fit.
+
+    >>> from types import SimpleNamespace
+    >>> net = SimpleNamespace(apply=lambda params, state, x: params * x)
+    >>> images, labels = np.eye(2, dtype=np.float32), np.arange(2)
+    >>> start = begin(jnp.zeros(()), {}, optax.sgd(1.0))
+    >>> bool(fit(net, start, images, labels, optax.sgd(1.0), batch=2, steps=3, devices=jax.devices()[:1]).params > 0)
+    True
     """
     devices = jax.devices() if devices is None else devices
     _check(images, labels, batch, steps, every, devices)
@@ -128,7 +141,6 @@ def _check(images, labels, batch, steps, every, devices):
 
 def _loss(net, terms, label, stateful, preprocess):
     """(params, state, pixels, labels, keys, scale) -> (loss, (numbers, new state))."""
-    terms = [(weight, p) for weight, p in terms]
     penalties = training_loss(*terms, label=0.0 if stateful else label)
 
     def loss(params, state, pixels, ys, keys, scale):
@@ -137,7 +149,7 @@ def _loss(net, terms, label, stateful, preprocess):
             total, numbers = penalties(net.apply, params, state, xs, ys, keys, scale)
             return total, (numbers, state)
         logits, after = net.train_apply(params, state, xs, jax.random.fold_in(keys[0], 1))
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, ys).mean()
+        entropy = jax.vmap(cross_entropy)(logits, ys).mean()
         accuracy = jnp.mean(logits.argmax(1) == ys)
         penalty = penalties(net.apply, params, state, xs, ys, keys, scale)[0] if terms else 0.0
         total = label * entropy + penalty

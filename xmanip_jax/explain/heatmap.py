@@ -4,7 +4,12 @@ import jax.numpy as jnp
 
 from ..types import Array
 
-__all__ = ["heatmap"]
+__all__ = ["heatmap", "saliency"]
+
+
+def saliency(map: Array) -> Array:
+    """Float[h, w, c] or Float[h, w] -> Float[h, w]: the sum of |.| over channels, in the map's unit."""
+    return jnp.abs(map).sum(-1) if map.ndim == 3 else jnp.abs(map)
 
 
 def heatmap(map: Array) -> Array:
@@ -18,6 +23,6 @@ def heatmap(map: Array) -> Array:
     """
     if map.ndim not in (2, 3):
         raise ValueError(f"a map is Float[h, w, c] or Float[h, w], got shape {map.shape}")
-    mass = jnp.abs(map).sum(-1) if map.ndim == 3 else jnp.abs(map)
+    mass = saliency(map)
     total = mass.sum()
     return mass / jnp.where(total > 0, total, 1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from .operator_norms import layer_norm, matrix_norm
 __all__ = ["Affine", "affine"]
 
 _ELEMENTWISE = {"mul", "div", "add", "sub", "neg"}
-_SUMS = {"reduce_sum", "reduce_window_sum", "cumsum"}
 _ROUTES = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
            "expand_dims", "gather", "name", "optimization_barrier", "pad", "reshape", "rev", "select_n",
            "sharding_constraint", "slice", "split", "squeeze", "stack", "tile", "transpose", "unstack"}
@@ -27,7 +26,7 @@ class Affine(NamedTuple):
     apply: the stage;  linear: without its constants;  absolute: with its coefficients in absolute value;  shift:
     the absolute values of its constants;  terms: at most so many products are added up in a number, either way;
     norm: () -> a bound of the spectral norm of `linear`, operands and results taken as one vector each, or None if
-    none is known.
+    none is known;  shapes: of the carried operands.
     """
 
     apply: Callable[..., tuple[Array, ...]]
@@ -36,14 +35,15 @@ class Affine(NamedTuple):
     shift: tuple[Array, ...]
     terms: int
     norm: Callable[[], Array | None]
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
 
-    def transposed(self, cotangents: tuple[Array, ...], shapes: tuple[Any, ...]) -> tuple[Array, ...]:
-        """linear^T: from the results back to the carried operands, whose shapes are given."""
-        return jax.linear_transpose(self.linear, *shapes)(cotangents)
+    def transposed(self, *cotangents: Array) -> tuple[Array, ...]:
+        """linear^T: from the results back to the carried operands."""
+        return jax.linear_transpose(self.linear, *self.shapes)(cotangents)
 
-    def absolute_transposed(self, cotangents: tuple[Array, ...], shapes: tuple[Any, ...]) -> tuple[Array, ...]:
+    def absolute_transposed(self, *cotangents: Array) -> tuple[Array, ...]:
         """|linear|^T."""
-        return jax.linear_transpose(self.absolute, *shapes)(cotangents)
+        return jax.linear_transpose(self.absolute, *self.shapes)(cotangents)
 
 
 def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | None:
@@ -51,15 +51,15 @@ def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | N
     operation, name = stage.operation, stage.operation.name
     if operation.merge:
         return _layer(stage, shapes)
-    if name in _ELEMENTWISE and len(stage.carried) == 1:
+    if operation.kind == "elementwise" and name in _ELEMENTWISE and len(stage.carried) == 1:
         return _scaled(stage, shapes)
-    if name in ("add", "add_any", "sub"):
+    if operation.kind == "add":
         sign = -1 if name == "sub" else 1
         zero = (jnp.zeros(stage.shapes[0].shape, stage.shapes[0].dtype),)
         plus = lambda a, b: (a + b,)
         difference = lambda a, b: (a + sign * b,)
-        return Affine(difference, difference, plus, zero, 2, lambda: jnp.sqrt(jnp.asarray(2.0)))
-    if name in _SUMS | _ROUTES and not _chooses_by_image(stage):
+        return Affine(difference, difference, plus, zero, 2, lambda: jnp.sqrt(jnp.asarray(2.0)), shapes)
+    if operation.kind == "sum" or (name in _ROUTES and not _chooses_by_image(stage)):
         return _moved(stage, shapes)
     return None
 
@@ -104,7 +104,7 @@ def _layer(stage, shapes):
         return matrix_norm(jnp.moveaxis(w, contracted[m.w], range(len(contracted[m.w]))).reshape(-1, features))
 
     return Affine(lambda x: (size(m.apply(x, w) + b),), lambda x: (size(m.apply(x, w)),),
-                  lambda x: (size(m.apply(x, jnp.abs(w))),), (size(added),), terms, norm)
+                  lambda x: (size(m.apply(x, jnp.abs(w))),), (size(added),), terms, norm, shapes)
 
 
 def _scaled(stage, shapes):
@@ -112,7 +112,7 @@ def _scaled(stage, shapes):
     zero, one = (jnp.full(shapes[0].shape, v, shapes[0].dtype) for v in (0, 1))
     shift, scale = jax.jvp(run, (zero,), (one,))
     return Affine(run, lambda x: (scale[0] * x,), lambda x: (jnp.abs(scale[0]) * x,), (jnp.abs(shift[0]),), 2,
-                  lambda: jnp.abs(scale[0]).max())
+                  lambda: jnp.abs(scale[0]).max(), shapes)
 
 
 def _moved(stage, shapes):
@@ -133,4 +133,4 @@ def _moved(stage, shapes):
         columns = jax.linear_transpose(linear, *shapes)(ones(stage.shapes))
         return jnp.sqrt(largest(linear(*ones(shapes))) * largest(columns))
 
-    return Affine(run, linear, linear, shift, terms, norm)
+    return Affine(run, linear, linear, shift, terms, norm, shapes)

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from ..rewrite.jaxprs import convolves
 from ..types import Array, ArrayLike
 
-__all__ = ["check_count", "check_positive", "flatten", "like", "over_chunks", "repeat"]
+__all__ = ["check_count", "check_positive", "epsilon", "flatten", "like", "over_chunks", "repeat"]
 
 
 def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array], Array, Callable[[Array], Any]]:
@@ -37,6 +37,11 @@ def check_positive(**values: ArrayLike) -> None:
     for name, value in values.items():
         if not isinstance(value, jax.core.Tracer) and not value > 0:
             raise ValueError(f"{name} is positive, got {value}")
+
+
+def epsilon(v: Array) -> float:
+    """The distance from 1 to the next number of v's type."""
+    return float(jnp.finfo(v.dtype).eps)
 
 
 def like(x: Any, v: Any) -> Any:

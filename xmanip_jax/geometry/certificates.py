@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ..types import Array
-from .base import check_count
-from .intervals import Box
+from .base import check_count, epsilon
+from .intervals import Box, sizes
 
 __all__ = ["certified_signs", "certified_top_k", "heatmap_bounds", "heatmap_change_bound", "map_change_bound",
            "saliency_bounds"]
@@ -24,11 +24,10 @@ def saliency_bounds(box: Box) -> Box:
     """
     if box.lower.ndim not in (2, 3):
         raise ValueError(f"bounds of a map are of Float[h, w, c] or Float[h, w], got shape {box.lower.shape}")
-    least = jnp.maximum(jnp.maximum(box.lower, -box.upper), 0)
-    largest = jnp.maximum(jnp.abs(box.lower), jnp.abs(box.upper))
-    if box.lower.ndim == 2:
+    least, largest = sizes(box)
+    if least.ndim == 2:
         return Box(least, largest)
-    slack = box.lower.shape[-1] * _eps(box)
+    slack = box.lower.shape[-1] * epsilon(box.lower)
     return Box(least.sum(-1) * (1 - slack), largest.sum(-1) * (1 + slack))
 
 
@@ -43,7 +42,7 @@ def heatmap_bounds(box: Box) -> Box:
     (0.25, 0.5)
     """
     least, largest = saliency_bounds(box)
-    slack = 2 * least.size * _eps(box)
+    slack = 2 * least.size * epsilon(box.lower)
     low = _share(least, largest.sum() - largest)
     high = jnp.where(largest > 0, _share(largest, least.sum() - least), 0)
     return Box(low * (1 - slack), jnp.where(least.sum() > 0, jnp.minimum(high * (1 + slack), 1), 1))
@@ -65,7 +64,7 @@ def map_change_bound(map: Array, box: Box) -> Array:
     """
     if map.shape != box.lower.shape:
         raise ValueError(f"a map and its bounds have one shape, got {map.shape} and {box.lower.shape}")
-    return jnp.maximum(box.upper - map, map - box.lower).sum() * (1 + 2 * map.size * _eps(box))
+    return jnp.maximum(box.upper - map, map - box.lower).sum() * (1 + 2 * map.size * epsilon(box.lower))
 
 
 def heatmap_change_bound(map: Array, box: Box) -> Array:
@@ -79,7 +78,7 @@ def heatmap_change_bound(map: Array, box: Box) -> Array:
     0.1
     """
     least, largest = saliency_bounds(Box(map, map))
-    mass = least.sum() * (1 - least.size * _eps(box))
+    mass = least.sum() * (1 - least.size * epsilon(box.lower))
     relative = jnp.where(mass > 0, 2 * map_change_bound(map, box) / jnp.where(mass > 0, mass, 1), 2)
     share = largest / jnp.where(mass > 0, mass, 1)
     return jnp.minimum(jnp.minimum(relative, map_change_bound(share, heatmap_bounds(box))), 2)
@@ -114,7 +113,3 @@ def certified_top_k(map: Array, box: Box, k: int) -> Array:
     chosen = jax.lax.top_k(saliency_bounds(Box(map, map)).upper.ravel(), k)[1]
     rivals = (jnp.sort(largest) >= least[chosen, None]).sum(-1) - 1  # itself is one of those that reach it
     return jnp.sum(rivals < k)
-
-
-def _eps(box):
-    return float(jnp.finfo(box.lower.dtype).eps)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..types import Array
 from .activations import Activation
+from .base import epsilon
 
 __all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "value"]
 
@@ -24,7 +25,7 @@ class Form(NamedTuple):
 
     @property
     def eps(self) -> float:
-        return float(jnp.finfo(self.centre.dtype).eps)
+        return epsilon(self.centre)
 
     @property
     def reach(self) -> Array:

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from ..explain.base import select
 from ..rewrite import UnsupportedPrimitiveError
 from ..types import Array, ArrayLike, Model, Target
 from . import forms
 from .activations import Activation
-from .intervals import Box, Trace, backward, forward, gradient_bounds
+from .base import epsilon
+from .intervals import Box, Trace, backward, direction, forward, gradient_bounds, gradient_over, sizes
 from .network import Network, Step, read
 from .windows import Windows
 
@@ -44,21 +44,12 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
     """
     if spectral and box is None:
         raise ValueError("spectral=True needs a box; without one derivatives are bounded in the Euclidean norm only")
-    if box is None:
-        network, trace = read(f, jnp.asarray(x)), None
-    else:
-        trace = forward(f, box, linear=linear, weights=0.0)
-        network = trace.network
+    if box is not None:
+        return _hessian_over(forward(f, box, linear=linear, weights=0.0), target, spectral)
+    network, logits = read(f, jnp.asarray(x)), jax.eval_shape(f, x)
     _check(network)
-    shape = jax.eval_shape(f, x)
-    direction = jax.grad(lambda z: select(z, target))(jnp.zeros(shape.shape, shape.dtype))
-    reach = _jacobian_norms(network, trace)
-    if trace is None:
-        curved = {n: d * _bound(step) for n, (step, d) in _derivative_norms(network, direction).items()}
-    else:
-        curved = _curved(trace, direction, spectral)
-    total = sum((c * reach[n] ** 2 for n, c in curved.items()), jnp.zeros((), direction.dtype))
-    return total * (1 + 64 * float(jnp.finfo(total.dtype).eps) * len(network.steps))
+    start = direction(jnp.zeros(logits.shape, logits.dtype), target)
+    return _summed(network, _jacobian_norms(network, None), _derivative_norms(network, start))
 
 
 def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
@@ -95,18 +86,31 @@ def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear:
     lengths = here + jnp.maximum(least, here - change)
     theorem = jnp.where(least > 0, along / jnp.where(least > 0, least, 1), 2)
     distance = jnp.where(lengths > 0, 2 * change / jnp.where(lengths > 0, lengths, 1), 2)
-    return jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * float(jnp.finfo(change.dtype).eps)), 2)
+    return jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * epsilon(change)), 2)
+
+
+def _hessian_over(trace: Trace, target: Target, spectral: bool) -> Array:
+    """`hessian_bound` from what is known of the values over a box."""
+    curved = _curved(trace, target, spectral)
+    return _summed(trace.network, _jacobian_norms(trace.network, trace), curved)
+
+
+def _summed(network, reach, curved):
+    """The sum over activations of the bound of d s''(z), times the square of that of the Jacobian, rounded up."""
+    total = sum((c * reach[n] ** 2 for n, c in curved.items()), jnp.zeros(()))
+    return total * (1 + 64 * epsilon(total) * len(network.steps))
 
 
 def _changes(f, x, y, target, linear):
     """||x - y|| sup ||H||_2; how far apart the gradients' intervals are; least ||grad g|| at x and in the box."""
     box = _between(x, y)
     x = jnp.asarray(x, box.lower.dtype)
-    along = _length(x, y) * hessian_bound(f, x, target, box=box, spectral=True, linear=linear)
-    here, there = (gradient_bounds(f, b, target, linear=linear) for b in (Box(x, x), box))
+    trace = forward(f, box, linear=linear, weights=0.0)
+    along = _length(x, y) * _hessian_over(trace, target, spectral=True)
+    here, there = gradient_bounds(f, Box(x, x), target, linear=linear), gradient_over(trace, target)
     apart = _euclid(jnp.maximum(jnp.maximum(there.upper - here.lower, here.upper - there.lower), 0))
-    lower = [_euclid(jnp.maximum(jnp.maximum(b.lower, -b.upper), 0)) for b in (here, there)]
-    slack = 4 * jnp.size(x) * float(jnp.finfo(apart.dtype).eps)
+    lower = [_euclid(sizes(b).lower) for b in (here, there)]
+    slack = 4 * jnp.size(x) * epsilon(apart)
     return along, apart * (1 + slack), *(v * (1 - slack) for v in lower)
 
 
@@ -119,20 +123,17 @@ def _between(x, y):
 
 def _length(x, y) -> ArrayLike:
     length = jnp.linalg.norm(jnp.ravel(jnp.asarray(x) - jnp.asarray(y)))
-    return length * (1 + jnp.size(x) * float(jnp.finfo(length.dtype).eps))
+    return length * (1 + jnp.size(x) * epsilon(length))
 
 
 def _check(network: Network) -> None:
+    """Refuse what makes the gradient jump."""
     if any(isinstance(step.part, Windows) for step in network.steps):
         raise UnsupportedPrimitiveError("max-pooling makes the gradient jump where the maximum changes place, so that "
                                         "no bound of the Hessian bounds its change; use average pooling")
     if any(isinstance(step.part, Activation) and step.part.curvature_bound is None for step in network.steps):
         raise UnsupportedPrimitiveError("relu makes the gradient jump where the Hessian is not defined, so that no "
                                         "bound of the Hessian bounds its change; use smooth.softplus(f, beta)")
-
-
-def _bound(step: Step) -> Array:
-    return step.part.curvature_bound
 
 
 def _norm(step: Step) -> Array:
@@ -162,46 +163,43 @@ def _jacobian_norms(network: Network, trace: Trace | None) -> dict[int, Array]:
     return reach
 
 
-def _derivative_norms(network: Network, direction: Array) -> dict[int, tuple[Step, Array]]:
-    """By the number of its input, every activation with a bound of the norm of the derivative in its result.
+def _derivative_norms(network: Network, start: Array) -> dict[int, Array]:
+    """By the number of its input, for every activation a bound of the norm of d s''(z), at any input.
 
-    As long as only linear layers follow, the derivative is a constant, and its norm is exact.
+    As long as only linear layers follow, the derivative d is a constant, and its norm is exact; else it is a bound.
     """
-    constant, norms, found = {network.result: direction}, {}, {}
-    shapes = {n: s for step in network.steps for n, s in zip(step.results, step.shapes, strict=True)}
-    shapes[network.image] = None
+    constants, bounds, found = {network.result: start}, {}, {}
     for step in reversed(network.steps):
-        exact = [constant.get(n) for n in step.results]
-        loose = sum((norms[n] for n in step.results if n in norms), 0.0)
+        exact = {n: constants[n] for n in step.results if n in constants}
+        loose = sum(bounds[n] for n in step.results if n in bounds)
         if isinstance(step.part, Activation):
-            size = loose + sum(_euclid(v) for v in exact if v is not None)
-            found[step.carried[0]] = (step, size)
-            pulled, size = [None], size * step.part.slope_bound
-        else:
-            pulled = _pulled(step, exact, shapes) if any(v is not None for v in exact) else [None] * len(step.carried)
-            size = loose * (1.0 if step.addition else _norm(step)) if any(n in norms for n in step.results) else 0.0
-        for number, value in zip(step.carried, pulled, strict=True):
-            if value is not None:
-                constant[number] = constant[number] + value if number in constant else value
-            if not isinstance(size, float) or size:
-                norms[number] = norms.get(number, 0.0) + size
+            size = loose + sum(map(_euclid, exact.values()))
+            found[step.carried[0]] = size * step.part.curvature_bound
+            _add(bounds, step.carried, [size * step.part.slope_bound])
+            continue
+        if exact:
+            filled = [exact.get(n, jnp.zeros(s.shape, s.dtype)) for n, s in zip(step.results, step.shapes, strict=True)]
+            _add(constants, step.carried, step.part.transposed(*filled))
+        if any(n in bounds for n in step.results):
+            size = loose * (1.0 if step.addition else _norm(step))
+            _add(bounds, step.carried, [size] * len(step.carried))
     return found
 
 
-def _pulled(step, exact, shapes):
-    filled = [jnp.zeros(s.shape, s.dtype) if v is None else v for v, s in zip(exact, step.shapes, strict=True)]
-    like = tuple(shapes[n] for n in step.carried)
-    return [None] * len(like) if None in like else step.part.transposed(tuple(filled), like)
+def _add(known, numbers, values):
+    """Add to what several readers of a value make of it."""
+    for number, value in zip(numbers, values, strict=True):
+        known[number] = known[number] + value if number in known else value
 
 
 def _euclid(v):
     return jnp.sqrt(jnp.sum(v * v))
 
 
-def _curved(trace: Trace, direction: Array, spectral: bool) -> dict[int, Array]:
+def _curved(trace: Trace, target: Target, spectral: bool) -> dict[int, Array]:
     """By the number of its input, for every activation the largest norm of d s''(z) over the box."""
-    known = {n: forms.of_bounds(*b) for n, b in trace.boxes.items()}
-    derivatives, curved = backward(trace, direction, known), {}
+    _check(trace.network)
+    derivatives, curved = backward(trace, target), {}
     for step in trace.network.steps:
         if not isinstance(step.part, Activation) or step.results[0] not in derivatives:
             continue

@@ -15,11 +15,12 @@ from ..explain.base import select
 from ..types import Array, ArrayLike, Model, Target
 from . import forms
 from .activations import Activation
+from .base import epsilon
 from .forms import Form
 from .network import Network, read
 from .windows import Windows
 
-__all__ = ["Box", "ball", "gradient_bounds", "output_bounds"]
+__all__ = ["Box", "ball", "gradient_bounds", "output_bounds", "sizes"]
 
 
 class Box(NamedTuple):
@@ -83,25 +84,24 @@ def gradient_bounds(f: Model, box: Box, target: Target, *, linear: bool = False,
     >>> bounds.lower.round(3) + 0, bounds.upper.round(3)
     (Array([ 0., -1.], dtype=float32), Array([2., 0.], dtype=float32))
     """
-    trace = forward(f, box, linear=linear, weights=weights)
-    logits = trace.boxes[trace.network.result].lower
-    direction = jax.grad(lambda z: select(z, target))(jnp.zeros_like(logits))
-    found = _gradient(trace, direction, {n: forms.of_bounds(*b) for n, b in trace.boxes.items()})
-    return _both(found, _gradient(trace, direction, trace.forms)) if linear else found
+    return gradient_over(forward(f, box, linear=linear, weights=weights), target)
 
 
-def _gradient(trace, direction, known) -> Box:
-    image = trace.network.image
-    form = backward(trace, direction, known).get(image)
-    return Box(*forms.bounds(_zero(trace.boxes[image].lower) if form is None else form))
+def sizes(box: Box) -> Box:
+    """Bounds of the absolute values."""
+    return Box(jnp.maximum(jnp.maximum(box.lower, -box.upper), 0), jnp.maximum(jnp.abs(box.lower), jnp.abs(box.upper)))
 
 
 class Trace(NamedTuple):
-    """What is known of every value of a network, by its number: its box, and its form (slopes None: its interval)."""
+    """What is known of every value of a network, by its number: its box, and its form if inputs are followed linearly.
+
+    linear, weights: as in `gradient_bounds`.
+    """
 
     network: Network
     boxes: dict[int, Box]
     forms: dict[int, Form]
+    linear: bool
     weights: float
 
 
@@ -111,23 +111,31 @@ def forward(f: Model, box: Box, *, linear: bool, weights: float) -> Trace:
     if box.lower.shape != box.upper.shape:
         raise ValueError(f"a box has bounds of one shape, got {box.lower.shape} and {box.upper.shape}")
     network = read(f, box.lower)
-    start = forms.inputs(*box) if linear else forms.of_bounds(*box)
-    trace = Trace(network, {network.image: box}, {network.image: start}, weights)
+    trace = Trace(network, {network.image: box}, {network.image: forms.inputs(*box)} if linear else {}, linear, weights)
     for step in network.steps:
         boxes = [trace.boxes[n] for n in step.carried]
-        found = _push(step, boxes, [forms.of_bounds(*b) for b in boxes], weights)
-        tight = [Box(*forms.bounds(form)) for form in found]
+        found = [Box(*forms.bounds(form)) for form in _push(step, boxes, [forms.of_bounds(*b) for b in boxes], weights)]
         if linear:
-            found = _push(step, boxes, [trace.forms[n] for n in step.carried], weights)
-            tight = [_both(b, Box(*forms.bounds(form))) for b, form in zip(tight, found, strict=True)]
-        trace.boxes.update(zip(step.results, tight, strict=True))
-        trace.forms.update(zip(step.results, found, strict=True))
+            followed = _push(step, boxes, [trace.forms[n] for n in step.carried], weights)
+            trace.forms.update(zip(step.results, followed, strict=True))
+            found = [_both(b, Box(*forms.bounds(form))) for b, form in zip(found, followed, strict=True)]
+        trace.boxes.update(zip(step.results, found, strict=True))
     return trace
 
 
-def backward(trace: Trace, direction: Array, known: dict[int, Form]) -> dict[int, Form]:
-    """The derivative of direction . f in every value of a network; known: its values, as boxes or as forms."""
-    found = {trace.network.result: Form(direction, jnp.zeros_like(direction))}
+def gradient_over(trace: Trace, target: Target) -> Box:
+    """`gradient_bounds` from what is known of the values."""
+    image = trace.network.image
+    zero = _zero(trace.boxes[image].lower)
+    over = lambda linear: Box(*forms.bounds(backward(trace, target, linear=linear).get(image, zero)))
+    return _both(over(False), over(True)) if trace.linear else over(False)
+
+
+def backward(trace: Trace, target: Target, *, linear: bool = False) -> dict[int, Form]:
+    """The derivative of a logit in every value of a network, from the values' boxes or, linear, their forms."""
+    known = trace.forms if linear else {n: forms.of_bounds(*b) for n, b in trace.boxes.items()}
+    start = direction(trace.boxes[trace.network.result].lower, target)
+    found = {trace.network.result: Form(start, jnp.zeros_like(start))}
     for step in reversed(trace.network.steps):
         if not any(n in found for n in step.results):
             continue
@@ -136,6 +144,11 @@ def backward(trace: Trace, direction: Array, known: dict[int, Form]) -> dict[int
         for number, form in zip(step.carried, pulled, strict=True):
             found[number] = forms.add(found[number], form) if number in found else form
     return found
+
+
+def direction(logits: Array, target: Target) -> Array:
+    """The derivative of the target's logit, or of the logits' component along it, in the logits."""
+    return jax.grad(lambda z: select(z, target))(jnp.zeros_like(logits))
 
 
 def _zero(like):
@@ -155,15 +168,12 @@ def _push(step, boxes, operands, weights) -> list[Form]:
 
 def _pull(step, trace, known, results) -> list[Form]:
     part, boxes = step.part, [trace.boxes[n] for n in step.carried]
-    like = tuple(jax.ShapeDtypeStruct(b.lower.shape, b.lower.dtype) for b in boxes)
     if isinstance(part, Activation):
         return [_product(forms.gate(part, known[step.carried[0]], *boxes[0]), results[0])]
     if isinstance(part, Windows):
-        back = lambda v: (part.spread(v, like[0]),)
         reached = _product(forms.of_bounds(*part.gates(*boxes[0])), results[0])
-        return forms.linear_map(back, back, back, [reached], _relative_error(step, 0.0))
-    back = lambda *v: part.transposed(v, like)
-    absolute = lambda *v: part.absolute_transposed(v, like)
+        return forms.linear_map(part.spread, part.spread, part.spread, [reached], _relative_error(step, 0.0))
+    back, absolute = part.transposed, part.absolute_transposed
     return forms.linear_map(back, back, absolute, results, _relative_error(step, trace.weights))
 
 
@@ -178,7 +188,7 @@ def _product(gate: Form, form: Form) -> Form:
 
 def _relative_error(step, weights):
     """Of each product in a sum: rounding, here and where the network itself is computed; boxes of the weights."""
-    rounding = 2 * (step.part.terms + 4) * float(jnp.finfo(step.shapes[0].dtype).eps)
+    rounding = 2 * (step.part.terms + 4) * epsilon(step.shapes[0])
     return rounding + (1 + rounding) * weights if step.weighted else rounding
 
 

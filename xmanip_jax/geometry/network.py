@@ -45,7 +45,8 @@ def read(f: Model, x: Array) -> Network:
     shapes, steps, unknown = {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)}, [], set()
     for stage in program.stages:
         shapes.update(zip(stage.results, stage.shapes, strict=True))
-        part = activation(stage) or windows(stage) or affine(stage, tuple(shapes[n] for n in stage.carried))
+        carried = tuple(shapes[n] for n in stage.carried)
+        part = activation(stage) or windows(stage, carried[0]) or affine(stage, carried)
         if part is None:
             unknown.add(stage.operation.name)
         steps.append(Step(part, stage.carried, stage.results, stage.shapes, stage.operation.merge is not None,

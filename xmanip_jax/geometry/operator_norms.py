@@ -8,12 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..types import Array, ArrayLike
+from .base import epsilon
 
 __all__ = ["convolution_norm", "matrix_norm"]
 
 
 def matrix_norm(w: ArrayLike) -> Array:
-    """The largest singular value of Float[..., m, n], the largest over the leading axes, rounded up."""
+    """The largest singular value of Float[..., m, n], the largest over the leading axes, rounded up.
+
+    >>> round(float(matrix_norm(jnp.diag(jnp.array([1.0, -2.0])))), 3)
+    2.0
+    """
     w = jnp.asarray(w)
     return _up(jnp.linalg.norm(w, 2, axis=(-2, -1)).max(), sum(w.shape[-2:]))
 
@@ -59,7 +64,7 @@ def convolution_norm(kernel: ArrayLike, size: tuple[int, ...], strides: tuple[in
 
 
 def _up(norm, terms):
-    return norm * (1 + 8 * terms * float(jnp.finfo(norm.dtype).eps))
+    return norm * (1 + 8 * terms * epsilon(norm))
 
 
 def layer_norm(params, w: Array, shape: tuple[int, ...]) -> Array | None:

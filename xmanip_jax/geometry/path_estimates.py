@@ -14,7 +14,7 @@ from ..types import Array
 from .base import flatten, over_chunks
 from .hvp import gradient_and_hvp
 from .level_set import all_principal_curvatures, principal_curvatures
-from .spectrum import spectral_norm
+from .spectrum import lanczos
 
 __all__ = ["PathEstimate", "gradient_change_estimate", "normal_change_estimate"]
 
@@ -81,18 +81,16 @@ def gradient_change_estimate(g: Callable[[Any], Array], points: Any, *, steps: i
     (3.0, 3.0)
     """
     g, flat = _flattened(g, points)
-    moves = jnp.diff(flat, axis=0)
+    moves = jnp.pad(jnp.diff(flat, axis=0), ((1, 1), (0, 0)))  # to and from each point
 
-    def at(x):
-        norm = spectral_norm(g, x, steps=steps)
-        return jax.grad(g)(x), norm.value, norm.converged
+    def at(i):
+        gradient, product = gradient_and_hvp(g, flat[i])
+        norm = lanczos(product, flat[i], 1, steps=steps)
+        turns = jax.vmap(lambda v: jnp.linalg.norm(product(v)))(jnp.stack([moves[i], moves[i + 1]]))
+        return gradient, jnp.abs(norm.values[0]), norm.converged[0], turns
 
-    def along(x, v):
-        return jnp.linalg.norm(gradient_and_hvp(g, x)[1](v))
-
-    gradients, curvature, converged = over_chunks(jax.vmap(at), flat, chunk)
-    turns = (jax.vmap(along)(flat[:-1], moves) + jax.vmap(along)(flat[1:], moves)) / 2
-    return PathEstimate(jnp.linalg.norm(gradients[-1] - gradients[0]), turns.sum(), curvature,
+    gradients, curvature, converged, turns = over_chunks(jax.vmap(at), jnp.arange(len(flat)), chunk)
+    return PathEstimate(jnp.linalg.norm(gradients[-1] - gradients[0]), turns.sum() / 2, curvature,
                         jnp.linalg.norm(moves, axis=1).sum(), converged.all())
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ..explain.heatmap import saliency
 from ..types import Array, Explanation, Model, Target
 from .base import check_count, check_positive, over_chunks
 from .norms import Estimate
@@ -34,15 +35,15 @@ def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, key: A
     check_count(k=k, samples=samples, points=points)
     check_positive(radius=radius)
     own, noise = jax.random.split(key)
-    saliency = lambda z: jnp.abs(e(f, z, target, key=own)).reshape(*x.shape[:2], -1).sum(-1).ravel()
-    order = jnp.argsort(-saliency(x))
+    mass = lambda z: saliency(e(f, z, target, key=own)).ravel()
+    order = jnp.argsort(-mass(x))
     if k >= order.size:
         raise ValueError(f"k is below the number of pixels {order.size}, got {k}")
     ways = (jnp.arange(points, dtype=x.dtype) + 0.5) / points
 
     def share(key):
         move = jax.random.uniform(key, x.shape, x.dtype, -radius, radius)
-        ranked = jax.vmap(lambda t: saliency(x + t * move))(ways)[:, order]
+        ranked = jax.vmap(lambda t: mass(x + t * move))(ways)[:, order]
         rest = jnp.sort(ranked[:, k:], axis=1)
         below = jax.vmap(lambda low, top: jnp.searchsorted(low, top, side="right"))(rest, ranked[:, :k])
         return jnp.mean(below / rest.shape[1], dtype=x.dtype)

@@ -16,10 +16,14 @@ __all__ = ["Windows", "windows"]
 
 
 class Windows(NamedTuple):
-    """parts(values, fill): Float[n, *result], the n inputs of every window, `fill` outside the input."""
+    """parts(values, fill): Float[n, *result], the n inputs of every window, `fill` outside the input.
+
+    terms: windows that share an input, at most;  shape: of the input.
+    """
 
     parts: Callable[[Array, float], Array]
-    terms: int  # windows that share an input, at most
+    terms: int
+    shape: jax.ShapeDtypeStruct
 
     def largest(self, values: Array) -> Array:
         return self.parts(values, -jnp.inf).max(0)
@@ -30,18 +34,19 @@ class Windows(NamedTuple):
         certain, possible = lower > _others(upper), upper >= _others(lower)
         return certain.astype(lower.dtype), possible.astype(lower.dtype)
 
-    def spread(self, cotangents: Array, like: jax.ShapeDtypeStruct) -> Array:
+    def spread(self, cotangents: Array) -> tuple[Array]:
         """Every part of Float[n, *result] back at its input, added up."""
-        return jax.linear_transpose(lambda v: self.parts(v, 0.0), like)(cotangents)[0]
+        return jax.linear_transpose(lambda v: self.parts(v, 0.0), self.shape)(cotangents)
 
 
-def windows(stage: Stage) -> Windows | None:
-    """The stage as a hard max-pooling or a maximum over axes, or None."""
+def windows(stage: Stage, shape: jax.ShapeDtypeStruct) -> Windows | None:
+    """The stage as a hard max-pooling or a maximum over axes, or None. shape: of its first operand."""
     operation = stage.operation
     if operation.name == "reduce_max":
         axes = operation.params["axes"]
         front = tuple(range(len(axes)))
-        return Windows(lambda v, fill: jnp.moveaxis(v, axes, front).reshape(-1, *stage.shapes[0].shape), 1)
+        return Windows(lambda v, fill: jnp.moveaxis(v, axes, front).reshape(-1, *stage.shapes[0].shape), 1,
+                       shape)
     if operation.kind != "max_pool" or "window_dimensions" not in operation.params:
         return None
     p = operation.params
@@ -54,7 +59,7 @@ def windows(stage: Stage) -> Windows | None:
         offsets = itertools.product(*map(range, p["window_dimensions"]))
         return jnp.stack([jax.lax.slice(padded, at, np.add(at, spans), p["window_strides"]) for at in offsets])
 
-    return Windows(parts, math.prod(p["window_dimensions"]))
+    return Windows(parts, math.prod(p["window_dimensions"]), shape)
 
 
 def _others(values):

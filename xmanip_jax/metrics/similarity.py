@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..types import Array, ArrayLike
 
-__all__ = ["cosine", "gini", "kendall", "mass_center", "mass_center_distance", "mse", "pearson",
+__all__ = ["cosine", "gini", "kendall", "kl_divergence", "mass_center", "mass_center_distance", "mse", "pearson",
            "probability_change", "spearman", "ssim", "top_k_intersection"]
 
 
@@ -194,6 +194,18 @@ def probability_change(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
     """
     a, b = _pair(logits_a, logits_b)
     return jnp.abs(jax.nn.softmax(a) - jax.nn.softmax(b)).max()
+
+
+def kl_divergence(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
+    """KL(p || q) in nats of the class probabilities of two logits Float[classes].
+
+    Its gradient in the second logits is the difference of the probabilities.
+
+    >>> round(float(kl_divergence([0.0, 0.0], [0.0, 1.0])), 4)
+    0.1201
+    """
+    log_p, log_q = (jax.nn.log_softmax(v) for v in _pair(logits_a, logits_b))
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
 
 
 def _floating(a):

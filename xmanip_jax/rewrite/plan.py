@@ -18,10 +18,10 @@ import numpy as np
 from .control import CONTROL
 from .errors import LostRuleWarning
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
-from .merge import Merged, affine_run, merged
+from .merge import Merged, affine_run, literal, merged
 from .operations import Tag, is_activation, is_max_pool, keeps_sign, kind_of, pool_params
 
-__all__ = ["Node", "Operation", "Plan", "Step", "make_plan", "operations"]
+__all__ = ["Node", "Operation", "Plan", "Step", "early_values", "make_plan", "operations"]
 
 _LOST = Tag(carried=False, first=False, nonnegative=False)
 IMAGE = Tag(carried=True, first=True, nonnegative=False)
@@ -111,6 +111,15 @@ def make_plan(jaxpr, consts, tags, *, open_remat: bool = False, counter: Counter
     early = [node for node, _ in nodes if not any(_tag(known, i) for i in node.inputs)]
     steps = _steps([(n, b) for n, b in nodes if any(_tag(known, i) for i in n.inputs)], early, known, outputs, counter)
     return Plan(early, steps, constants, inputs, outputs, known)
+
+
+def early_values(plan: Plan, values: Mapping[int, Any]) -> dict[int, Any]:
+    """By its number, every constant, the given values of inputs, and what the early nodes make of them."""
+    env = dict(plan.constants) | dict(values)
+    read = lambda i: literal(i) if isinstance(i, Literal) else env[i]
+    for node in plan.early:
+        env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
+    return env
 
 
 def operations(plan: Plan) -> list[Operation]:

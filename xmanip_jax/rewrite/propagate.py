@@ -15,7 +15,7 @@ from .control import rebuild
 from .errors import UnsupportedPrimitiveError
 from .jaxprs import Literal, bind, trace
 from .merge import literal
-from .plan import IMAGE, Operation, Plan, make_plan, operations
+from .plan import IMAGE, Operation, Plan, early_values, make_plan, operations
 
 __all__ = ["LinearLayer", "flow", "linear_layers", "propagate"]
 
@@ -102,11 +102,9 @@ def _image_like(leaf):
 
 def _run(plan: Plan, values, choose, sources, found=None):
     """The results. sources: for each input, from an image to it, or None;  found: takes the linear layers by name."""
-    env = dict(plan.constants) | dict(zip(plan.inputs, values, strict=True))
+    env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
     source = {i: s for i, s in zip(plan.inputs, sources, strict=True) if s is not None}
     read = lambda i: literal(i) if isinstance(i, Literal) else env[i]
-    for node in plan.early:
-        env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
     for step in plan.steps:
         operands = [read(i) for i in step.inputs]
         sourced = [None if isinstance(i, Literal) else source.get(i) for i in step.inputs]

@@ -6,9 +6,9 @@ import jax
 
 from ..types import Array, Model
 from .errors import UnsupportedPrimitiveError
-from .jaxprs import Literal, bind, eqn_name, trace
+from .jaxprs import Literal, eqn_name, trace
 from .merge import literal
-from .plan import IMAGE, Operation, make_plan
+from .plan import IMAGE, Operation, early_values, make_plan
 
 __all__ = ["Program", "Stage", "stages"]
 
@@ -47,15 +47,19 @@ def stages(f: Model, x: Array) -> Program:
 
     Raises UnsupportedPrimitiveError naming loops, branches and everything that reads the image without carrying it
     (comparisons, indices), if the result depends on them.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> program = rewrite.stages(lambda x: jax.nn.relu(x @ jnp.ones((2, 3)) + 1).sum(), jnp.ones(2))
+    >>> [stage.operation.name for stage in program.stages]  # the sum belongs to the layer
+    ['dot_general', 'relu', 'reduce_sum']
     """
     jaxpr, consts, leaves, structure = trace(f, x)
     if len(leaves) != 1 or structure.num_leaves != 1:
         raise UnsupportedPrimitiveError("a straight program takes one array and returns one array")
     plan = make_plan(jaxpr, consts, [IMAGE], open_remat=True)
-    env = dict(plan.constants)
+    env = early_values(plan, {})
     read = lambda i: literal(i) if isinstance(i, Literal) else env.get(i, i)
-    for node in plan.early:
-        env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
     kept, needed, refused = [], {plan.outputs[0]}, set()
     for step in reversed(plan.steps):
         if needed.isdisjoint(step.outputs):
