@@ -122,6 +122,7 @@ class Measures(NamedTuple):
 
 def measures(pre, s, kinds) -> Measures:
     """pre: from pixels to the input;  kinds: of bounds, {name: whether inputs are followed linearly}."""
+
     def over(measure, *arrays):
         return jax.jit(jax.vmap(measure, in_axes=(None, None, None, *arrays)))
 
