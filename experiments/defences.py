@@ -1,62 +1,89 @@
-"""The defences that train.py knows, by name, with the settings of one protocol for MNIST."""
+"""All defences side by side: what each costs in accuracy and what an attack that knows it still does to the map.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+    python experiments/defences.py
+    python experiments/defences.py --quick        # without data: does everything run?
 
-import jax
-import optax
+For each seed a plain network is trained on MNIST (--base-epochs), and every defence of recipes.py goes on from it for
+--epochs more, plain training too; each is judged as in train.py. --full: the schedules of the papers, for an
+accelerator. The run folder gets results.json (medians over the test images with bootstrap intervals, and the values of
+each seed), table.md, arrays.npz and figure.png; finished trainings are kept, and --resume goes on.
+"""
 
-from xmanip_jax import defend, explain, smooth
+import dataclasses
+from pathlib import Path
 
+from rich.console import Console
 
-class Recipe(NamedTuple):
-    """act: of the network;  terms(weight, epsilon, inner, teacher) -> the terms of defend.training_loss;
-
-    weight: of the penalty;  label: of the cross entropy;  optimizer(learning rate);  teacher: distils a plain network.
-    """
-
-    act: Callable[[float], Callable]
-    terms: Callable[..., tuple] = lambda weight, epsilon, inner, teacher: ()
-    weight: float = 1.0
-    label: float = 1.0
-    optimizer: Callable[[float], Any] = optax.adam
-    teacher: bool = False
+import runs
+import study
+import train
+from recipes import RECIPES
+from xmanip_jax import plot
 
 
-def _softplus(beta):
-    return lambda z: smooth.softplus_beta(z, beta)
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The comparison."""
+
+    names: tuple[str, ...] = tuple(RECIPES)
+    """Of recipes.RECIPES; plain must be among them."""
+    seeds: int = 3
+    images: int = 12_000
+    base_epochs: int = 3
+    epochs: int = 2
+    batch: int = 50
+    base_rate: float = 4e-3
+    rate: float = 2e-3
+    beta: float = 5.0
+    """Sharpness of softplus."""
+    epsilon: float = 0.1
+    """The ball of training, in pixels in [0, 1]."""
+    inner: int = 10
+    """Steps of inner maximisations."""
+    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
+    """The balls of the attacks."""
+    judged: int = 200
+    """Test images that are attacked."""
+    restarts: int = 2
+    full: bool = False
+    """All images, 20 + 20 epochs, 40 inner steps, 1000 judged images, 5 restarts."""
+    out: Path | None = None
+    """The run folder; default: runs/defences-<time>."""
+    resume: bool = False
+    quick: bool = False
+    """64 random images, a few steps, three defences."""
 
 
-def _relu(beta):
-    return jax.nn.relu
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is computed."""
+    if config.full:
+        config = dataclasses.replace(config, images=60_000, base_epochs=20, epochs=20, inner=40, judged=1000,
+                                     restarts=5)
+    if config.quick:
+        config = dataclasses.replace(config, names=("plain", "hessian", "atex"), seeds=1, epsilons=(0.1,))
+    if unknown := [name for name in config.names if name not in RECIPES]:
+        raise ValueError(f"unknown defence {unknown[0]!r}; known: {', '.join(RECIPES)}")
+    if "plain" not in config.names:
+        raise ValueError(f"the others are compared with plain: --names has it, got {', '.join(config.names)}")
+    if config.seeds < 1:
+        raise ValueError(f"--seeds is at least 1, got {config.seeds}")
+    return config
 
 
-def _one(make):
-    return lambda weight, epsilon, inner, teacher: ((weight, make(epsilon, inner)),)
+def main(config: Config) -> None:
+    console, config = Console(), checked(config)
+    shared, base = study.shared(config)
+    variants = {name: train.Config(**shared, defence=name) for name in config.names}
+    out, settings = runs.begin("defences", config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    found = study.trainings(variants, config.seeds, out, console, base=base)
+    rows = study.write(out, settings, found, config.epsilons, console)
+    plot.save(study.figure(rows, config.epsilons), out / "figure.png")
 
 
-def _ascent(epsilon, inner):
-    return defend.Ascent(epsilon, 2.5 * epsilon / max(inner, 1), inner)
+def run(arguments=None) -> None:
+    runs.command("defences", Config, main, __doc__, arguments)
 
 
-_CAM = explain.cam("features")
-
-RECIPES = {
-    "plain": Recipe(_relu),
-    "weight_decay": Recipe(_relu, optimizer=lambda rate: optax.adamw(rate, weight_decay=0.1)),
-    "softplus": Recipe(_softplus),
-    "hessian": Recipe(_softplus, _one(lambda epsilon, inner: defend.hessian()), 1e-3),
-    "gradient_norm": Recipe(_softplus, _one(lambda epsilon, inner: defend.gradient_norm()), 1e-1),
-    "gradient_alignment": Recipe(_softplus, _one(
-        lambda epsilon, inner: defend.gradient_alignment(radius=epsilon))),
-    "cure": Recipe(_softplus, _one(lambda epsilon, inner: defend.cure(step=1.5)), 1e-1),
-    "atex": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
-        (weight, defend.atex(teacher, radius=epsilon)),), label=0.0, teacher=True),
-    "int": Recipe(_relu, _one(lambda epsilon, inner: defend.interpretability(_ascent(epsilon, inner), _CAM, gamma=1.0)),
-                  0.01),
-    "int_adv": Recipe(_relu, lambda weight, epsilon, inner, teacher: ((1.0, defend.interpretability(
-        _ascent(epsilon, inner), _CAM, gamma=weight, at="attacked")),), 0.01),
-    "adversarial": Recipe(_relu, _one(lambda epsilon, inner: defend.adversarial(_ascent(epsilon, inner)))),
-    "trades": Recipe(_relu, _one(lambda epsilon, inner: defend.trades(_ascent(epsilon, inner))), 6.0),
-    "ig_norm": Recipe(_relu, _one(lambda epsilon, inner: defend.integrated_norm(_ascent(epsilon, inner), points=5))),
-}
+if __name__ == "__main__":
+    run()

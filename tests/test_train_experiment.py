@@ -26,8 +26,9 @@ def test_what_a_run_leaves(tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert set(head) == {"step", "accuracy", "cross_entropy", "loss", "penalty"}
     assert [r[0] for r in rows] == ["8"] and np.isfinite(float(rows[0][1]))
-    assert set(results["metrics"]) == {"accuracy", "adversarial_accuracy", "map_change"}
-    assert 0 <= results["metrics"]["map_change"]["value"] <= 2
+    measures = {f"{name}@{epsilon}" for name in ("adversarial_accuracy", "map_change") for epsilon in (0.02, 0.05, 0.1)}
+    assert set(results["metrics"]) == set(np.load(out / "arrays.npz")) == {"accuracy", *measures}
+    assert 0 <= results["metrics"]["map_change@0.1"]["value"] <= 2
     network = models.load("small_cnn", out / "weights.safetensors")
     assert np.isfinite(network.model(np.zeros((28, 28, 1), np.float32))).all()
 
@@ -37,7 +38,9 @@ def test_what_is_refused(tmp_path):
     for match, arguments in (("unknown defence 'magic'; known: plain,", ["--defence", "magic"]),
                              ("--weight is not negative, got -1", ["--weight", "-1"]),
                              ("--epsilon must be positive, got 0", ["--epsilon", "0"]),
-                             ("--teacher names its weights", ["--defence", "atex"]),
+                             ("--start names a weights.safetensors, got nowhere", ["--start", "nowhere"]),
+                             ("--epsilons must be positive", ["--epsilons", "0.1", "0"]),
+                             ("--start names its weights", ["--defence", "atex"]),
                              ("already holds checkpoints", ["--quick", "--out", str(tmp_path / "held")])):
         with pytest.raises(SystemExit, match=match):
             train.run([*arguments, *([] if "--out" in arguments else ["--out", str(tmp_path / "no")])])

@@ -8,7 +8,7 @@ import numpy as np
 
 from .types import ArrayLike
 
-__all__ = ["comparison", "gallery", "manipulation", "manipulations", "save", "sweep"]
+__all__ = ["comparison", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
 
 _MAP_STYLE = {"cmap": "inferno", "vmin": 0.0}
 
@@ -155,6 +155,34 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
     figure.supylabel(ylabel, fontsize=10)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def scatter(panels: Mapping[str, Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]]], *,
+            xlabel: str, ylabel: str):
+    """Named points with intervals in both directions, a panel beside the other; the same name has the same colour.
+
+    panels: {title: {name: (x, y)}}, x and y each (value, low, high).
+
+    >>> figure = scatter({"epsilon 0.1": {"plain": ((0.97, 0.96, 0.98), (0.7, 0.6, 0.8))}}, xlabel="accuracy",
+    ...                  ylabel="change")
+    >>> len(figure.axes)
+    1
+    """
+    figure, axes = _figure(1, len(panels), width=1 + 3.6 * len(panels), height=4.2, sharex=True)
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    for axis, (title, panel) in zip(axes.flat, panels.items(), strict=True):
+        for name, pair in panel.items():
+            (x, *xs), (y, *ys) = pair
+            color, marker = _COLORS[names.index(name) % len(_COLORS)], "os^Dv"[names.index(name) // len(_COLORS)]
+            axis.errorbar(x, y, xerr=[[x - xs[0]], [xs[1] - x]], yerr=[[y - ys[0]], [ys[1] - y]], color=color,
+                          marker=marker, markersize=5, capsize=2, linewidth=1, linestyle="none", label=name)
+        axis.set_title(title, fontsize=10)
+        axis.grid(linewidth=0.4, alpha=0.6)
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 

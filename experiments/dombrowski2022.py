@@ -1,0 +1,72 @@
+"""Accuracy against robust explanations: the three defences of Dombrowski et al. 2022, each over its strength.
+
+    python experiments/dombrowski2022.py
+    python experiments/dombrowski2022.py --quick        # without data: does everything run?
+
+Weight decay, softplus with ever smaller beta, and the penalty on the Hessian (softplus, beta 5) with ever more weight,
+each going on from the plain network of its seed, and judged as in train.py. The bounds of the paper say that all three
+lower the largest change of an explanation: by the norms of the weights, by the largest second derivative of the
+activation, by the curvature itself. The run folder gets results.json, table.md, arrays.npz and figure.png; finished
+trainings are kept, and --resume goes on.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+
+import runs
+import study
+import train
+from xmanip_jax import plot
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The sweeps."""
+
+    decays: tuple[float, ...] = (0.1, 0.3, 1.0)
+    """Decoupled weight decay."""
+    betas: tuple[float, ...] = (20.0, 5.0, 2.0, 1.0)
+    """Sharpness of softplus."""
+    weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    """Of the Hessian penalty."""
+    seeds: int = 1
+    images: int = 12_000
+    base_epochs: int = 3
+    epochs: int = 2
+    batch: int = 50
+    base_rate: float = 4e-3
+    rate: float = 2e-3
+    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
+    judged: int = 200
+    restarts: int = 2
+    out: Path | None = None
+    """The run folder; default: runs/dombrowski2022-<time>."""
+    resume: bool = False
+    quick: bool = False
+    """64 random images, a few steps, one strength of each."""
+
+
+def main(config: Config) -> None:
+    console = Console()
+    if config.quick:
+        config = dataclasses.replace(config, decays=(0.1,), betas=(5.0,), weights=(1e-3,), epsilons=(0.1,))
+    shared, base = study.shared(config)
+    of = lambda defence, **options: train.Config(**shared, defence=defence, **options)
+    variants = {"plain": of("plain"), **{f"weight_decay {w:g}": of("weight_decay", weight=w) for w in config.decays},
+                **{f"softplus beta {b:g}": of("softplus", beta=b) for b in config.betas},
+                **{f"hessian {w:g}": of("hessian", weight=w) for w in config.weights}}
+    out, settings = runs.begin("dombrowski2022", config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    found = study.trainings(variants, config.seeds, out, console, base=base)
+    rows = study.write(out, settings, found, config.epsilons, console)
+    plot.save(study.figure(rows, config.epsilons), out / "figure.png")
+
+
+def run(arguments=None) -> None:
+    runs.command("dombrowski2022", Config, main, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,64 @@
+"""The defences that train.py knows, by name, with the settings of one protocol for MNIST."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from xmanip_jax import defend, explain, smooth
+
+
+class Recipe(NamedTuple):
+    """act: of the network;  terms(weight, epsilon, inner, teacher) -> the terms of defend.training_loss;
+
+    weight: of the penalty or of the decay;  label: of the cross entropy;  optimizer(learning rate, weight);
+    teacher: distils the network that it starts from;  scratch: another network, which goes on from no plain one.
+    """
+
+    act: Callable[[float], Callable]
+    terms: Callable[..., tuple] = lambda weight, epsilon, inner, teacher: ()
+    weight: float = 1.0
+    label: float = 1.0
+    optimizer: Callable[[Any, float], Any] = lambda rate, weight: optax.adam(rate)
+    teacher: bool = False
+    scratch: bool = False
+
+
+def _softplus(beta):
+    return lambda z: smooth.softplus_beta(z, beta)
+
+
+def _relu(beta):
+    return jax.nn.relu
+
+
+def _one(make):
+    return lambda weight, epsilon, inner, teacher: ((weight, make(epsilon, inner)),)
+
+
+def _ascent(epsilon, inner):
+    return defend.Ascent(epsilon, 2.5 * epsilon / max(inner, 1), inner)
+
+
+_CAM = explain.cam("features")
+
+RECIPES = {
+    "plain": Recipe(_relu),
+    "weight_decay": Recipe(_relu, weight=0.1, optimizer=lambda rate, weight: optax.adamw(rate, weight_decay=weight)),
+    "softplus": Recipe(_softplus),
+    "hessian": Recipe(_softplus, _one(lambda epsilon, inner: defend.hessian()), 1e-3),
+    "gradient_norm": Recipe(_softplus, _one(lambda epsilon, inner: defend.gradient_norm()), 1e-1),
+    "gradient_alignment": Recipe(_softplus, _one(
+        lambda epsilon, inner: defend.gradient_alignment(radius=epsilon))),
+    "cure": Recipe(_softplus, _one(lambda epsilon, inner: defend.cure(step=1.5)), 1e-1),
+    "atex": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
+        (weight, defend.atex(teacher, radius=epsilon)),), label=0.0, teacher=True),
+    "int": Recipe(_relu, _one(lambda epsilon, inner: defend.interpretability(_ascent(epsilon, inner), _CAM, gamma=1.0)),
+                  0.01),
+    "int_adv": Recipe(_relu, lambda weight, epsilon, inner, teacher: ((1.0, defend.interpretability(
+        _ascent(epsilon, inner), _CAM, gamma=weight, at="attacked")),), 0.01),
+    "adversarial": Recipe(_relu, _one(lambda epsilon, inner: defend.adversarial(_ascent(epsilon, inner)))),
+    "trades": Recipe(_relu, _one(lambda epsilon, inner: defend.trades(_ascent(epsilon, inner))), 6.0),
+    "ig_norm": Recipe(_relu, _one(lambda epsilon, inner: defend.integrated_norm(_ascent(epsilon, inner), points=5))),
+}

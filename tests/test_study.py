@@ -1,0 +1,73 @@
+"""Studies over many trainings: what is trained from what, what is read back, and how defences are compared."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
+
+import defences  # noqa: E402
+import dombrowski2022  # noqa: E402
+import runs  # noqa: E402
+import study  # noqa: E402
+import train  # noqa: E402
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trainings that take no time: what was asked for, in order."""
+    asked = []
+
+    def instead(config, out, settings, console):
+        asked.append(config)
+        change = {"plain": 0.8, "hessian": 0.2}.get(config.defence, 0.4)
+        values = {"accuracy": np.ones(8)} | {f"{m}@{e:g}": np.full(4, change + config.seed / 10)
+                                             for m in ("adversarial_accuracy", "map_change") for e in config.epsilons}
+        (out / "weights.safetensors").write_bytes(b"")
+        runs.write_arrays(out / "arrays.npz", values)
+        runs.write_json(out / "results.json", {})
+        return {}
+
+    monkeypatch.setattr(train, "train_and_judge", instead)
+    return asked
+
+
+def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path):
+    arguments = ["--names", "plain", "hessian", "--seeds", "2", "--out", str(tmp_path / "out")]
+    defences.run(arguments)
+    assert [(c.defence, c.seed) for c in trained] == [(d, s) for s in (0, 1) for d in ("plain", "plain", "hessian")]
+    assert [c.start and c.start.parent.name for c in trained] == [None, "base-0", "base-0", None, "base-1", "base-1"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    found = results["hessian"]["map_change@0.05"]
+    assert found["value"] == pytest.approx(0.25) and found["seeds"] == pytest.approx([0.2, 0.3])
+    assert found["reduction"]["value"] == pytest.approx(1 - 0.25 / 0.85)
+    assert results["plain"]["map_change@0.05"]["reduction"]["value"] == 0
+    assert "| hessian | 1.000 (1.000 to 1.000) | 0.25 (0.25 to 0.25) |" in (tmp_path / "out" / "table.md").read_text()
+    assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+    defences.run([*arguments, "--resume"])
+    assert len(trained) == 6  # all read back
+
+
+def test_the_three_defences_of_dombrowski2022(trained, tmp_path):
+    dombrowski2022.run(["--decays", "0.1", "--betas", "5", "1", "--weights", "0.01", "--out", str(tmp_path / "out")])
+    assert [(c.defence, c.weight, c.beta) for c in trained[2:]] == [
+        ("weight_decay", 0.1, 5), ("softplus", None, 5), ("softplus", None, 1), ("hessian", 0.01, 5)]
+
+
+def test_a_reduction_draws_the_same_images_for_both():
+    random = np.random.default_rng(0)
+    plain = random.uniform(size=(1, 100))
+    rows = study.summary({"plain": {"map_change@1": plain}, "half": {"map_change@1": plain / 2}}, 0)
+    assert rows["half"]["map_change@1"]["reduction"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+
+
+def test_what_is_refused(tmp_path):
+    for match, arguments in (("unknown defence 'magic'; known: plain,", ["--names", "plain", "magic"]),
+                             ("the others are compared with plain", ["--names", "hessian"]),
+                             ("--seeds is at least 1, got 0", ["--seeds", "0"])):
+        with pytest.raises(SystemExit, match=match):
+            defences.run([*arguments, "--out", str(tmp_path / "no")])
+    assert not (tmp_path / "no").exists()
