@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
+import zoo
 from xmanip_jax import data, models
 from xmanip_jax.models.net import abstract
 from xmanip_jax.models.weights import weight_shapes
@@ -42,19 +43,21 @@ def standard(network, count):
 
 
 def network(name: str, *, quick: bool = False, seed: int = 0) -> models.Pretrained:
-    """A network of models.NETWORKS or of boopathy2020 in the data folder; quick: one with random weights, any name.
+    """A network of models.NETWORKS, of the zoo, or of boopathy2020 in the data folder; quick: random weights, any name.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for a name that is none of these.
     """
     if quick:
         jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
         return models.load("small_cnn_cifar10", random_weights("small_cnn_cifar10", seed))
     if name in models.NETWORKS:
         return models.load(name)
+    if name in zoo.cards():
+        return zoo.load(name)
     file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
     if not file or not file.is_file():
-        raise ValueError(f"unknown network {name!r}; known: {', '.join(models.NETWORKS)}, and with XMANIP_DATA the "
-                         "files of networks/boopathy2020")
+        raise ValueError(f"unknown network {name!r}; known: {', '.join([*models.NETWORKS, *zoo.cards()])}, and with "
+                         "XMANIP_DATA the files of networks/boopathy2020")
     return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
 
 

@@ -23,6 +23,7 @@ class Recipe(NamedTuple):
     optimizer: Callable[[Any, float], Any] = lambda rate, weight: optax.adam(rate)
     teacher: bool = False
     scratch: bool = False
+    network: str = "small_cnn"  # of models.NETWORKS
 
 
 def _softplus(beta):

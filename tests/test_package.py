@@ -40,8 +40,8 @@ def test_one_version():
 
 def test_every_public_name_exists_is_documented_and_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
-    modules = "explain", "attack", "smooth", "rewrite", "metrics", "geometry", "models", "data", "checkpoint", "plot"
-    for module in modules:
+    for module in ("explain", "attack", "defend", "smooth", "rewrite", "metrics", "geometry", "models", "data",
+                   "checkpoint", "plot"):
         loaded = importlib.import_module(f"xmanip_jax.{module}")
         for name in loaded.__all__:
             value = getattr(loaded, name)

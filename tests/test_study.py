@@ -9,11 +9,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
-import defences  # noqa: E402
-import dombrowski2022  # noqa: E402
-import runs  # noqa: E402
-import study  # noqa: E402
-import train  # noqa: E402
+import defences
+import dombrowski2022
+import runs
+import study
+import train
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""The zoo: small networks that defences.py trained, each with a model card.
+
+    python experiments/zoo.py --study runs/defences        # copies the networks of seed 0, writes their cards
+
+zoo/<name>.safetensors, zoo/cards.json (command, commit, versions, seed, accuracy, robustness with intervals) and
+zoo/README.md, the cards as a table. Experiments take these networks by name, as in
+
+    python experiments/curvature.py --networks mnist_hessian mnist_int
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import runs
+from recipes import RECIPES
+from xmanip_jax import models
+
+FOLDER = Path(__file__).parent.parent / "zoo"
+ABOUT = """# Networks trained with defences
+
+MNIST, {architecture}. {protocol}
+
+Intervals: 95 %, bootstrap over the test images. adversarial accuracy: 20 sign steps on the cross entropy within
+epsilon; map change: the largest 1 - Pearson correlation of the gradient's heat map that an attack finds within epsilon,
+the prediction staying (experiments/train.py). What each card holds besides is in cards.json.
+
+"""
+
+
+def cards() -> dict[str, dict]:
+    """{name: card}; empty without a zoo."""
+    file = FOLDER / "cards.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def load(name: str) -> models.Pretrained:
+    """A network of the zoo.
+
+    Raises ValueError for an unknown name.
+    """
+    known = cards()
+    if name not in known:
+        raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
+    recipe = RECIPES[known[name]["defence"]]
+    return models.load(recipe.network, FOLDER / f"{name}.safetensors", act=recipe.act(known[name]["beta"]))
+
+
+def card(folder: Path) -> dict:
+    """What is known of a finished run of train.py."""
+    found = json.loads((folder / "results.json").read_text())
+    config = found["config"]
+    recipe = RECIPES[config["defence"]]
+    return {"defence": config["defence"], "beta": config["beta"],
+            "weight": recipe.weight if config["weight"] is None else config["weight"], "seed": config["seed"],
+            "command": "python experiments/defences.py", "training": config, "commit": found["commit"],
+            "versions": found["versions"], "device": found["device"], "seconds": found["seconds"],
+            "metrics": found["metrics"]}
+
+
+def table(known: dict[str, dict]) -> str:
+    """Markdown: a line for each card."""
+    measures = list(next(iter(known.values()))["metrics"])
+    head = ["network", "training", "weight", *(m.replace("_", " ").replace("@", " at ") for m in measures)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, of in known.items():
+        cells = [f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in of["metrics"].values()]
+        lines.append("| " + " | ".join([name, of["defence"].replace("_", " "), f"{of['weight']:g}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Fill the zoo."""
+
+    study: Path
+    """A finished run folder of defences.py."""
+
+
+def main(config: Config) -> None:
+    folders = {f"mnist_{f.name[:-2]}": f for f in sorted(config.study.glob("*-0")) if (f / "results.json").is_file()
+               and not f.name.startswith("base")}
+    if not folders:
+        raise ValueError(f"{config.study} holds no finished training of seed 0")
+    FOLDER.mkdir(exist_ok=True)
+    for name, folder in folders.items():
+        shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
+    known = {name: card(folder) for name, folder in folders.items()}
+    runs.write_json(FOLDER / "cards.json", known)
+    c = json.loads((config.study / "config.json").read_text())
+    protocol = (f"A plain network is trained on {c['images']} images for {c['base_epochs']} epochs, and each defence "
+                f"goes on from it for {c['epochs']} (batch {c['batch']}, Adam, {c['inner']} inner steps within "
+                f"{c['epsilon']:g}, softplus beta {c['beta']:g}); seed 0.")
+    (FOLDER / "README.md").write_text(ABOUT.format(
+        architecture="the Small network of Boopathy et al. 2020", protocol=protocol) + table(known))
+
+
+def run(arguments=None) -> None:
+    runs.command("zoo", Config, main, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    run()
