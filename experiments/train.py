@@ -43,7 +43,7 @@ class Config:
     weight: float | None = None
     """Of the penalty; default: the recipe's."""
     beta: float = 5.0
-    """Sharpness of softplus."""
+    """Sharpness of softplus; where lcnn begins."""
     epsilon: float = 0.1
     """The ball of training and of the attack, in pixels in [0, 1]."""
     inner: int = 10
@@ -80,7 +80,7 @@ def trained(config, out, console):
     """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
     recipe = RECIPES[config.defence]
     images, labels, *test = read(config)
-    module = models.SmallCNN(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
+    module = recipe.network(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
     net, params, state = models.functional(module)
     steps = config.epochs * (len(images) // config.batch)
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.rate, steps))
@@ -172,7 +172,7 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     start = time.perf_counter()
     recipe, module, net, training, images, labels = trained(config, out, console)
-    nnx.update(module, jax.tree.map(jnp.asarray, training.params))
+    nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
     models.save_weights(module, out / "weights.safetensors")
     values = judged(config, recipe, net, training, images, labels)
     rows = report.summary(values, config.seed, mean=("accuracy", "adversarial_accuracy"))

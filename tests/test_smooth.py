@@ -34,7 +34,8 @@ def test_float32_derivatives_are_absolutely_accurate(beta):
 @pytest.mark.parametrize("beta", [0.01, 0.7, 40.0])
 def test_centred_softplus_values_and_derivatives(beta):
     s = smooth.centred_softplus
-    np.testing.assert_allclose(s(z, beta), (np.logaddexp(beta * z, 0) - np.log(2)) / beta, rtol=1e-12, atol=1e-14 / beta)
+    expected = (np.logaddexp(beta * z, 0) - np.log(2)) / beta
+    np.testing.assert_allclose(s(z, beta), expected, rtol=1e-12, atol=1e-14 / beta)
     check_derivatives(lambda v: jnp.sum(s(v[0], v[1]) ** 2), (z, np.float64(beta)))
     check_derivatives(lambda v: jnp.sum(jax.grad(lambda b: jnp.sum(s(v[0], b) ** 2))(v[1])), (z, np.float64(beta)))
     v = z / beta
