@@ -1,5 +1,10 @@
 """The interpretability sneaking attack, and the bound that no success of it can pass."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +123,16 @@ def test_what_is_refused():
         with pytest.raises(ValueError) as error:
             attack.sneaking(CAM, two)(MODEL, PIXELS, targets)
         assert match in str(error.value)
+
+
+def test_the_experiment_runs_quickly(tmp_path):
+    script = Path(__file__).parent.parent / "experiments" / "sneaking.py"
+    done = subprocess.run([sys.executable, script, "--quick", "--out", tmp_path / "out"], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert set(rows) == {"random/two classes", "random/label alone"}
+    assert 0 <= rows["random/label alone"]["success@2"]["value"] <= 1
 
 
 @pytest.mark.slow
