@@ -10,6 +10,12 @@ Kendall and Pearson correlations of the label's clean and attacked map; medians 
 succeeds, the others are counted.
 
 The run folder gets results.json and arrays.npz; what is finished is kept in parts/, and --resume goes on after it.
+
+Result (benchmarks/results/sneaking_mnist.json), normalised slope with its 95 % interval: how much of the change the
+attack saves when it may move further. Both classes' maps hardly let it save any on the plain network (0.014, 0.005 to
+0.026) and on Int (0.002, 0 to 0.02), the label's map alone does (0.11, 0.08 to 0.13, and 0.19, 0.01 to 0.41); on the
+adversarially trained one 0.11 (0.05 to 0.23) and 0.22 (0.14 to 0.44). The attack succeeds on all images of the plain
+network, on 67 % of the other two. Run time: 4 minutes on 2 cores.
 """
 
 import dataclasses
@@ -43,7 +49,7 @@ class Config:
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in ("normal", "adv", "int"))
     """Of boopathy2020 in the data folder, MNIST."""
-    count: int = 50
+    count: int = 30
     """Images."""
     multiples: tuple[float, ...] = (1.0, 1.5, 2.0, 4.0)
     """Of each image's smallest epsilon."""

@@ -1,4 +1,4 @@
-"""Attacks on explanations: an objective, a constraint, an optimiser, a surrogate model, and one driver."""
+"""Attacks on explanations: an objective, a constraint, an optimiser, a surrogate and a driver; and a sneaking one."""
 
 from .constraint import box, l0, l2, linf
 from .manipulate import DEFAULT_OBJECTIVE, Manipulated, Progress, ZeroGradientError, default_optimizer, manipulation
