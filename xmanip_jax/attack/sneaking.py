@@ -56,7 +56,7 @@ def sneaking(
 
     Raises ValueError for counts and numbers out of range, and for a target that is the label.
 
-    >>> from xmanip_jax import defend
+    >>> from xmanip_jax import defend, explain
     >>> e = explain.gradient_x_input()
     >>> sneak = sneaking(e, defend.two_class_discrepancy, multiples=(1.0,))
     >>> f = lambda x: jnp.stack([x.sum(), 1 - x.sum()])
