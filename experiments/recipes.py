@@ -1,19 +1,21 @@
 """The defences that train.py knows, by name, with the settings of one protocol for MNIST."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from xmanip_jax import defend, explain, smooth
+from xmanip_jax import defend, explain, models, smooth
 
 
 class Recipe(NamedTuple):
     """act: of the network;  terms(weight, epsilon, inner, teacher) -> the terms of defend.training_loss;
 
     weight: of the penalty or of the decay;  label: of the cross entropy;  optimizer(learning rate, weight);
-    teacher: distils the network that it starts from;  scratch: another network, which goes on from no plain one.
+    teacher: distils the network that it starts from;  scratch: another network, which goes on from no plain one;
+    network(act=act(beta), rngs=...) -> the module.
     """
 
     act: Callable[[float], Callable]
@@ -23,7 +25,7 @@ class Recipe(NamedTuple):
     optimizer: Callable[[Any, float], Any] = lambda rate, weight: optax.adam(rate)
     teacher: bool = False
     scratch: bool = False
-    network: str = "small_cnn"  # of models.NETWORKS
+    network: Callable[..., Any] = models.SmallCNN
 
 
 def _softplus(beta):
@@ -32,6 +34,10 @@ def _softplus(beta):
 
 def _relu(beta):
     return jax.nn.relu
+
+
+def _trained_softplus(beta):
+    return partial(models.CentredSoftplus, beta)
 
 
 def _one(make):
@@ -53,6 +59,9 @@ RECIPES = {
     "gradient_alignment": Recipe(_softplus, _one(
         lambda epsilon, inner: defend.gradient_alignment(radius=epsilon))),
     "cure": Recipe(_softplus, _one(lambda epsilon, inner: defend.cure(step=1.5)), 1e-1),
+    "llr": Recipe(_softplus, _one(lambda epsilon, inner: defend.local_linearity(_ascent(epsilon, inner))), 2.0),
+    "lcnn": Recipe(_trained_softplus, lambda weight, epsilon, inner, teacher: (
+        (6.1e-3, defend.gradient_norm()), (weight, defend.lcnn())), network=models.SmallLCNN, scratch=True),
     "atex": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
         (weight, defend.atex(teacher, radius=epsilon)),), label=0.0, teacher=True),
     "int": Recipe(_relu, _one(lambda epsilon, inner: defend.interpretability(_ascent(epsilon, inner), _CAM, gamma=1.0)),

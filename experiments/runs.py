@@ -1,7 +1,9 @@
 """A run folder: what was asked, what is finished, and the results, each file written whole or not at all."""
 
 import dataclasses
+import fcntl
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -28,6 +30,7 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
         asked = tyro.cli(config, description=about, args=arguments)
         if getattr(asked, "resume", False) and asked.out is None:
             raise RunError("--resume needs the run folder: --out")
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its whole stack
         main(asked)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{name}: {error}")
@@ -44,12 +47,16 @@ def begin(name: str, config: Any) -> tuple[Path, dict]:
 def open_run(out: Path, config: dict, *, resume: bool) -> Path:
     """Create the folder and note the configuration in it; with `resume`, go on in a folder of the same one.
 
-    Raises RunError, before any computation, when the folder cannot be written, already holds a run, or holds another.
+    The folder is this process's until it ends, however it ends: a lock of the system, nothing that can be left behind.
+
+    Raises RunError, before any computation, when the folder cannot be written, is another process's, already holds a
+    run, or holds another.
     """
     config = json.loads(json.dumps(config, default=str))
     noted = out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _lock(out)
         if not noted.exists():
             write_json(noted, config)
     except OSError as error:
@@ -61,6 +68,19 @@ def open_run(out: Path, config: dict, *, resume: bool) -> Path:
     if not resume and any(out.glob("parts/*.npz")):
         raise RunError(f"{out} already holds results: pass --resume to go on, or choose another --out")
     return out
+
+
+def _lock(out):
+    held = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)  # stays open: closing it would unlock
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        owner = os.pread(held, 20, 0).decode() or "unknown"
+        os.close(held)
+        raise RunError(f"{out} is in use by another run (process {owner}): wait for it, or choose another --out"
+                       ) from None
+    os.ftruncate(held, 0)
+    os.pwrite(held, str(os.getpid()).encode(), 0)
 
 
 def write_json(path: Path, value) -> None:

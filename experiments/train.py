@@ -45,7 +45,7 @@ class Config:
     weight: float | None = None
     """Of the penalty, or of the decay; default: the recipe's."""
     beta: float = 5.0
-    """Sharpness of softplus."""
+    """Sharpness of softplus; where lcnn begins."""
     epsilon: float = 0.1
     """The ball of training, in pixels in [0, 1]."""
     inner: int = 10
@@ -84,7 +84,7 @@ def trained(config, out, console):
     """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
     recipe = RECIPES[config.defence]
     images, labels, *test = read(config)
-    module = models.SmallCNN(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
+    module = recipe.network(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
     if config.start:
         models.load_weights(module, config.start)
     net, params, state = models.functional(module)
@@ -187,7 +187,7 @@ def train_and_judge(config, out, settings, console):
     """The whole of a run in the folder `out`; the summary that results.json holds."""
     start = time.perf_counter()
     recipe, module, net, training, images, labels = trained(config, out, console)
-    nnx.update(module, jax.tree.map(jnp.asarray, training.params))
+    nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
     models.save_weights(module, out / "weights.safetensors")
     values = judged(config, recipe, net, training, images, labels)
     runs.write_arrays(out / "arrays.npz", values)

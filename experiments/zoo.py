@@ -13,6 +13,9 @@ import json
 import shutil
 from pathlib import Path
 
+from flax import nnx
+from jax.tree_util import Partial
+
 import runs
 from recipes import RECIPES
 from xmanip_jax import models
@@ -44,7 +47,9 @@ def load(name: str) -> models.Pretrained:
     if name not in known:
         raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
     recipe = RECIPES[known[name]["defence"]]
-    return models.load(recipe.network, FOLDER / f"{name}.safetensors", act=recipe.act(known[name]["beta"]))
+    module = recipe.network(act=recipe.act(known[name]["beta"]), rngs=nnx.Rngs(0))
+    net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
+    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, (28, 28, 1), 10)
 
 
 def card(folder: Path) -> dict:

@@ -1,4 +1,7 @@
-"""Derivatives against central differences, compiled once for each order (jax.test_util runs op by op)."""
+"""Derivatives against central differences, compiled once for each order (jax.test_util runs op by op); a full disk."""
+
+import contextlib
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -25,3 +28,14 @@ def check_derivatives(f, x, *, step=1e-5, rtol=2e-6, atol=1e-9):
     np.testing.assert_allclose(forward, second, rtol=rtol, atol=rtol * scale + atol)
     reverse = jax.jit(jax.grad(lambda z: jax.grad(g)(z) @ v))(flat)
     np.testing.assert_allclose(reverse, forward, rtol=1e-8, atol=1e-9 * scale + 1e-14)
+
+
+@contextlib.contextmanager
+def full_disk(size=100_000):
+    """No file grows beyond `size` bytes: every write after them fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -14,7 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from xmanip_jax import checkpoint
+from checks import full_disk
+from xmanip_jax import checkpoint, defend
 
 
 class State(NamedTuple):
@@ -200,6 +201,30 @@ def test_an_interrupted_save_leaves_the_previous_step(tmp_path):
     for step in (3, 4):
         checkpoint.save_step(tmp_path, step, {"a": np.full(1, step)})
     assert checkpoint.load_step(tmp_path)["a"] == 4
+
+
+def test_a_full_disk_leaves_the_previous_copy_and_nothing_else(tmp_path):
+    small, large = {"a": np.ones(10)}, {"a": np.random.default_rng(0).normal(size=100_000)}
+    checkpoint.save_step(tmp_path, 1, small)
+    checkpoint.save(tmp_path / "copy", small)
+    with full_disk():
+        for save in (lambda: checkpoint.save_step(tmp_path, 2, large),
+                     lambda: checkpoint.save(tmp_path / "copy", large, overwrite=True)):
+            with pytest.raises(checkpoint.CheckpointError, match=r"cannot be written: .*File too large") as error:
+                save()
+            assert "\n" not in str(error.value)
+    assert sorted(os.listdir(tmp_path)) == ["1", "copy"]
+    equal(checkpoint.load_step(tmp_path), small)
+    equal(checkpoint.load(tmp_path / "copy"), small)
+    checkpoint.save_step(tmp_path, 2, large)
+
+
+def test_a_training_of_another_architecture_is_named(tmp_path):
+    optimizer = optax.adam(1e-3)
+    begin = lambda *shape: defend.begin({"conv": {"kernel": jnp.ones(shape)}}, {}, optimizer)
+    checkpoint.save_step(tmp_path, 5, begin(3, 3, 1, 4))
+    with pytest.raises(checkpoint.CheckpointError, match=r"5 differs: .*conv/kernel is float32\[3, 3, 1, 4\], wanted"):
+        checkpoint.load_step(tmp_path, like=begin(3, 3, 1, 8))
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ PENALTIES = {
     "ranking": defend.ranking(5),
     "adversarial": defend.adversarial(A),
     "trades": defend.trades(A),
+    "llr": defend.local_linearity(A),
     "int": defend.interpretability(A, explain.cam("features"), gamma=1.0),
     "int one class": defend.interpretability(A, explain.cam("features"), gamma=1.0, one_class=True),
     "int-adv": defend.interpretability(A, explain.cam("features"), gamma=1.0, at="attacked"),
@@ -94,6 +95,21 @@ def test_penalties_of_known_functions():
     np.testing.assert_allclose(pair(bend, None, None, x, 0, KEY), (2 * (z[0] - x[0])) ** 2, rtol=1e-5)
     turned = defend.gradient_alignment(radius=0.4, l2=0.0, cosine=1.0, output="logit")(bend, None, None, x, 0, KEY)
     np.testing.assert_allclose(turned, (1 - metrics.cosine(jnp.r_[1.0, 3], jnp.r_[2 * z[0], 3])) / 2, rtol=1e-4)
+
+
+def test_local_linearity_of_linear_and_quadratic_losses():
+    """No gap for the first; for c ||x||^2 / 2 the corner of the ball is worst, c d r^2 / 2 from the tangent."""
+    a, x = Ascent(0.1, 0.05, 4), jnp.linspace(0.3, 0.7, 6)
+    plain = lambda params, state, x: (params @ x)[None]
+    w = jnp.arange(6.0) - 2
+    side = jnp.sign(jax.random.uniform(KEY, x.shape, x.dtype, -1, 1)) * 0.1  # where the ascent starts, and ends up
+    p = defend.local_linearity(a, slope=0.0, output="logit")
+    assert abs(p(plain, w, None, x, 0, KEY)) < 1e-6
+    bowl = lambda params, state, x: (params * jnp.sum(x**2) / 2)[None]
+    np.testing.assert_allclose(p(bowl, 3.0, None, x, 0, KEY), 3 * 6 * 0.1**2 / 2, rtol=1e-5)
+    both = defend.local_linearity(a, slope=2.0, output="logit")
+    expected = 3 * 6 * 0.1**2 / 2 + 2 * abs(3 * side @ x)
+    np.testing.assert_allclose(both(bowl, 3.0, None, x, 0, KEY), expected, rtol=1e-5)
 
 
 def test_the_ascent_stays_in_the_ball_and_climbs():
@@ -181,6 +197,7 @@ def test_cost_of_training_steps():
     plain = flops()
     for penalty, limit in ((defend.gradient_norm(), 2), (defend.hessian(), 4), (defend.hessian(samples=3), 8),
                            (defend.gradient_alignment(radius=0.1), 10 / 3), (defend.cure(step=0.1), 4),
+                           (defend.local_linearity(Ascent(0.1, 0.1, 0)), 3),
                            (defend.interpretability(Ascent(0.1, 0.1, 0), explain.cam("features")), 2)):
         ratio = flops((1.0, penalty)) / plain
         assert ratio < 1.08 * limit, (ratio, limit)
@@ -212,6 +229,8 @@ def test_what_is_refused():
         ("step is positive, got -1", lambda: defend.cure(step=-1)), ("k is at least 1", lambda: defend.ranking(0)),
         ("inner is one of same, loss, got 'other'", lambda: defend.interpretability(A, cam, inner="other")),
         ("at is one of clean, attacked", lambda: defend.integrated_norm(A, at="x")),
+        ("starts at random", lambda: defend.local_linearity(A._replace(random_start=False))),
+        ("slope is not negative, got -1", lambda: defend.local_linearity(A, slope=-1)),
         ("shifts are at least 2", lambda: defend.atex(lambda x: x, radius=0.1, shifts=1)),
         ("not negative, got -0.1", lambda: defend.training_loss((-0.1, defend.cure(step=1)))),
         ("not negative, got nan", lambda: defend.training_loss((float("nan"), defend.cure(step=1)))),

@@ -163,7 +163,8 @@ def test_activations_are_bounded_between_their_ends():
     """Value, slope and their linear relaxations, on random intervals of every activation."""
     lower = jax.random.uniform(jax.random.key(0), (400,), minval=-8, maxval=8)
     upper = lower + 10.0 ** jax.random.uniform(jax.random.key(1), (400,), minval=-5, maxval=1)
-    for name, act in random_networks.ACTIVATIONS.items():
+    centred = {"centred softplus": lambda z: smooth.centred_softplus(z, random_networks.BETA)}
+    for name, act in (random_networks.ACTIVATIONS | centred).items():
         stage = rewrite.stages(act, lower).stages[0]
         function = geometry.activations.activation(stage)
         z = forms.of_bounds(lower, upper)
@@ -175,7 +176,7 @@ def test_activations_are_bounded_between_their_ends():
                             (forms.gate(function, z, lower, upper), slopes)):
             at = form.centre + (0 if form.slopes is None else t * form.slopes[0])
             assert (jnp.abs(exact - at) <= form.radius * (1 + 1e-6) + 1e-6).all(), name
-        assert function.convex == (name in ("relu", "softplus", "jax softplus")), name
+        assert function.convex == (name in ("relu", "softplus", "jax softplus", "centred softplus")), name
 
 
 def test_smooth_surrogates_of_a_network():

@@ -31,6 +31,39 @@ def test_float32_derivatives_are_absolutely_accurate(beta):
     assert np.isfinite(jax.vmap(jax.grad(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, beta)))))(v)).all()
 
 
+@pytest.mark.parametrize("beta", [0.01, 0.7, 40.0])
+def test_centred_softplus_values_and_derivatives(beta):
+    s = smooth.centred_softplus
+    expected = (np.logaddexp(beta * z, 0) - np.log(2)) / beta
+    np.testing.assert_allclose(s(z, beta), expected, rtol=1e-12, atol=1e-14 / beta)
+    check_derivatives(lambda v: jnp.sum(s(v[0], v[1]) ** 2), (z, np.float64(beta)))
+    check_derivatives(lambda v: jnp.sum(jax.grad(lambda b: jnp.sum(s(v[0], b) ** 2))(v[1])), (z, np.float64(beta)))
+    v = z / beta
+    slope = jax.vmap(jax.grad(lambda z: s(z, beta)))(v)
+    curvature = np.abs(jax.vmap(jax.grad(jax.grad(lambda z: s(z, beta))))(v))
+    assert (curvature <= beta * slope).all() and curvature[0] > 0.9 * beta * slope[0]  # reached far to the left
+
+
+def test_centred_softplus_at_the_ends_of_beta():
+    s = smooth.centred_softplus
+    v = np.linspace(-3, 9, 41)
+    np.testing.assert_allclose(s(v, 1e-9), v / 2, rtol=1e-7)
+    np.testing.assert_allclose(s(v, 1e9), np.maximum(v, 0), atol=1e-9)
+    assert s(0.0, 3.0) == 0 and jax.grad(s)(0.0, 3.0) == 0.5
+
+
+def test_centred_softplus_in_float32_for_small_beta():
+    """Against float64: the difference of softplus and ln 2 would lose all digits. In beta the derivatives, too."""
+    s, v = smooth.centred_softplus, np.float32([-3, -0.1, 0.2, 2])
+    for derivative in (lambda z, b: s(z, b), jax.grad(s, 1), jax.grad(jax.grad(s), 1), jax.grad(jax.grad(s, 1), 1),
+                       jax.grad(jax.grad(jax.grad(s), 1), 1)):
+        for beta in (1e-4, 0.3):
+            exact = jax.vmap(derivative, (0, None))(np.float64(v), np.float64(np.float32(beta)))
+            single = jax.vmap(derivative, (0, None))(v, np.float32(beta))
+            assert single.dtype == jnp.float32
+            np.testing.assert_allclose(single, exact, rtol=2e-5, atol=2e-7)
+
+
 def test_relu6_within_ln2_over_beta():
     for beta in (1.0, 20.0):
         gap = np.abs(smooth.softplus_beta6(z, beta) - np.clip(z, 0, 6))

@@ -6,14 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from xmanip_jax import models
+from checks import full_disk
+from xmanip_jax import checkpoint, models
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "train.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
+import defences  # noqa: E402
+import runs  # noqa: E402
 import train  # noqa: E402
 
 
@@ -45,3 +51,50 @@ def test_what_is_refused(tmp_path):
         with pytest.raises(SystemExit, match=match):
             train.run([*arguments, *([] if "--out" in arguments else ["--out", str(tmp_path / "no")])])
     assert not (tmp_path / "no").exists()
+
+
+def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
+    """Each stops with one line and leaves the last good checkpoint, from which --resume goes on."""
+    rng, out = np.random.default_rng(0), tmp_path / "out"
+    images, labels = rng.uniform(size=(16, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 16)
+    monkeypatch.setattr(train, "read", lambda config: (images, labels, images, labels))
+    breaks = lambda rate: optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(
+        lambda step: jnp.where(step < 52, 1.0, jnp.nan)))
+    recipe = defences.RECIPES["plain"]._replace(optimizer=breaks)
+    monkeypatch.setitem(defences.RECIPES, "breaks", recipe)
+    arguments = ["--defence", "breaks", "--batch", "8", "--epochs", "30", "--images", "16", "--out", str(out),
+                 "--resume"]
+
+    def stopped():
+        with pytest.raises(SystemExit) as stop:
+            train.run(arguments)
+        assert "\n" not in stop.value.code
+        return stop.value.code
+
+    with full_disk():
+        assert "50 cannot be written: " in stopped()
+    assert checkpoint.latest_step(out / "checkpoints") is None and not list((out / "checkpoints").glob("*tmp*"))
+    assert stopped() == "train: the loss is nan at step 60; the run stands at step 50"
+    good = checkpoint.load_step(out / "checkpoints")
+    assert good["step"] == 50 and all(np.isfinite(v).all() for v in jax.tree.leaves(good["params"]))
+    assert not (out / "results.json").exists()
+    monkeypatch.setitem(defences.RECIPES, "breaks", recipe._replace(act=lambda beta: models.CentredSoftplus,
+                                                                    network=models.SmallLCNN))
+    assert "checkpoints/50 differs: " in stopped()
+    assert checkpoint.latest_step(out / "checkpoints") == 50
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    """The second is refused while the first runs; a killed one leaves nothing that blocks --resume."""
+    out = tmp_path / "out"
+    code = f"import sys, pathlib, runs; runs.open_run(pathlib.Path({str(out)!r}), {{'a': 1}}, resume=False); " \
+        "print('held', flush=True); sys.stdin.read()"
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(runs.RunError, match=rf"is in use by another run \(process {first.pid}\): wait for it"):
+        runs.open_run(out, {"a": 1}, resume=True)
+    first.kill()
+    first.communicate()
+    runs.open_run(out, {"a": 1}, resume=True)
+    runs.open_run(out, {"a": 1}, resume=True)  # the same process again

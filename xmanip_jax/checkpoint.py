@@ -37,7 +37,8 @@ def save(path: str | os.PathLike, tree: Any, *, overwrite: bool = False) -> None
       overwrite: replace a copy that is there, after the new one is complete.
 
     Raises:
-      CheckpointError: something is there already; no leaf; a leaf that is not an array or has no elements.
+      CheckpointError: something is there already; no leaf; a leaf that is not an array or has no elements; it cannot
+        be written, as on a full disk: what was there is left as it was, and nothing beside it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,7 @@ def save(path: str | os.PathLike, tree: Any, *, overwrite: bool = False) -> None
     if path.exists():
         _replace(path, packed)
     else:
-        ocp.save(path, packed)
+        _write(path, packed)
     _remove_leftovers(path)
 
 
@@ -133,10 +134,19 @@ def _beside(path, suffix):
     return path.with_name(f"{path.name}.{suffix}")
 
 
+def _write(path, packed):
+    try:
+        ocp.save(path, packed)
+    except Exception as error:  # orbax, tensorstore and the file system each have their own kinds
+        for cut_off in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(cut_off, ignore_errors=True)
+        raise CheckpointError(f"{path} cannot be written: {_reason(error)}") from error
+
+
 def _replace(path, packed):
     """Two renames: orbax's own overwrite deletes the old copy before it writes the new one."""
     _remove_leftovers(path)
-    ocp.save(_beside(path, "new"), packed)
+    _write(_beside(path, "new"), packed)
     path.rename(_beside(path, "old"))
     _beside(path, "new").rename(path)
 
@@ -165,11 +175,14 @@ def _read(path, read: Callable[[], Any]):
     try:
         result = read()
     except Exception as error:  # orbax, tensorstore and the file system each have their own kinds
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path} cannot be read: {reason}") from error
+        raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
     if result is None:
         raise CheckpointError(f"{path} cannot be read: its structure is not recorded")
     return result
+
+
+def _reason(error):
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _is_key(x):

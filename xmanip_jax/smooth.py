@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from . import rewrite
 from .types import Array, ArrayLike, Model
 
-__all__ = ["Surrogate", "absolute", "activation_scales", "none", "relative", "soft_max_pool", "softplus",
-           "softplus_beta", "softplus_beta6"]
+__all__ = ["Surrogate", "absolute", "activation_scales", "centred_softplus", "none", "relative", "soft_max_pool",
+           "softplus", "softplus_beta", "softplus_beta6"]
 
 
 @jax.custom_jvp
@@ -25,7 +27,7 @@ def _softplus(z):
 
 
 def _log1p(e):
-    """ln(1 + e) for e in [0, 1], to the last digits: the series of 2 artanh(e / (2 + e)).
+    """ln(1 + e) for e in [-1/2, 1], to the last digits: the series of 2 artanh(e / (2 + e)).
 
     On CPU this makes softplus 2.8 times faster than jnp.log1p does (2 million elements), forward.
     """
@@ -39,8 +41,12 @@ def _log1p(e):
 @_softplus.defjvp
 def _softplus_jvp(primals, tangents):
     (z,), (dz,) = primals, tangents
-    # A sigmoid by tanh makes the second derivative four times cheaper than jax.nn.softplus's on CPU.
-    return _softplus(z), 0.5 * (1 + jnp.tanh(0.5 * z)) * dz
+    return _softplus(z), _sigmoid(z) * dz
+
+
+def _sigmoid(z):
+    """By tanh: the second derivative of softplus is then four times cheaper than jax.nn.softplus's on CPU."""
+    return 0.5 * (1 + jnp.tanh(0.5 * z))
 
 
 @jax.jit  # one call in a trace, by which propagation rules know it
@@ -60,6 +66,52 @@ def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
 def softplus_beta6(z: ArrayLike, beta: ArrayLike) -> Array:
     """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6)."""
     return softplus_beta(z, beta) - softplus_beta(jnp.asarray(z) - 6, beta)
+
+
+@jax.custom_jvp
+def _centred(z, beta):
+    return jnp.maximum(z, 0) + _log1p(0.5 * jnp.expm1(-jnp.abs(beta * z))) / beta
+
+
+@functools.partial(_centred.defjvp, symbolic_zeros=True)
+def _centred_jvp(primals, tangents):
+    (z, beta), (dz, dbeta) = primals, tangents
+    slopes = (dz, lambda: _sigmoid(beta * z)), (dbeta, lambda: z**2 * _excess(beta * z))
+    return _centred(z, beta), sum(slope() * d for d, slope in slopes if not isinstance(d, SymbolicZero))
+
+
+def _excess(u):
+    """(u sigmoid(u) - ln((1 + e^u) / 2)) / u^2, an even function, by its Taylor series where that would cancel."""
+    near = jnp.abs(u) < 1
+    small, large = jnp.where(near, u, 0), jnp.where(near, 1, u)
+    series = jnp.polyval(jnp.asarray(_EXCESS[::-1], u.dtype), small**2)
+    return jnp.where(near, series, (large * _sigmoid(large) - _centred(large, jnp.ones_like(large))) / large**2)
+
+
+def _excess_series(terms):
+    """Of tanh(u / 2) / 2 = sum of t_n u^(2n + 1), from y' = 1/4 - y^2, each t_n times (2n + 1) / (2n + 2)."""
+    t = [0.25]
+    for n in range(1, terms):
+        t.append(-sum(t[i] * t[n - 1 - i] for i in range(n)) / (2 * n + 1))
+    return [c * (2 * n + 1) / (2 * n + 2) for n, c in enumerate(t)]
+
+
+_EXCESS = np.array(_excess_series(17))
+
+
+@jax.jit
+def centred_softplus(z: ArrayLike, beta: ArrayLike) -> Array:
+    """ln((1 + exp(beta z)) / 2) / beta: 0 at 0; tends to relu(z) as beta grows and to z / 2 as it falls to 0.
+
+    Unlike softplus_beta it stays finite for a small beta, which can therefore be trained (LCNN, Srinivas et al. 2022):
+    |s''| <= beta s'. beta > 0, broadcast against z. From -ln 2 / beta, within ln 2 / beta of relu.
+
+    Accurate to a few last digits for every beta; differentiable to any order in both, in beta without cancellation.
+
+    >>> [round(float(centred_softplus(2.0, b)), 4) for b in (1e-6, 1.0, 1e6)]
+    [1.0, 1.4338, 2.0]
+    """
+    return _centred(jnp.asarray(z), jnp.asarray(beta))
 
 
 @functools.partial(jax.jit, static_argnames="window")

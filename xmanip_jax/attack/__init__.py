@@ -1,4 +1,4 @@
-"""Attacks on explanations: an objective, a constraint, an optimiser, a surrogate model, and one driver."""
+"""Attacks on explanations: an objective, a constraint, an optimiser, a surrogate and a driver; and a sneaking one."""
 
 from .constraint import box, l0, l2, linf
 from .manipulate import DEFAULT_OBJECTIVE, Manipulated, Progress, ZeroGradientError, default_optimizer, manipulation
@@ -15,11 +15,12 @@ from .objective import (
     top_k_hidden,
     weighted,
 )
+from .sneaking import Sneaked, sneaking
 from .sparse import greedy_pixels, release_pixels
 
 __all__ = [
-    "DEFAULT_OBJECTIVE", "Manipulated", "Progress", "View", "ZeroGradientError", "box", "default_optimizer",
+    "DEFAULT_OBJECTIVE", "Manipulated", "Progress", "Sneaked", "View", "ZeroGradientError", "box", "default_optimizer",
     "greedy_pixels", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "l0", "l2", "linf",
-    "manipulation", "match_map", "move_mass_center", "raise_region", "release_pixels", "same_prediction",
+    "manipulation", "match_map", "move_mass_center", "raise_region", "release_pixels", "same_prediction", "sneaking",
     "top_k_hidden", "weighted",
 ]

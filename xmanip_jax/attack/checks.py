@@ -1,4 +1,6 @@
-"""What the driver is given, checked before any computation: each error names the value and what was expected."""
+"""What a driver is given, checked before any computation: each error names the value and what was expected."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 
 from .. import explain
 
-__all__ = ["checked_goal", "checked_labels", "checked_pixels", "shapes"]
+__all__ = ["checked_goal", "checked_labels", "checked_pixels", "predictions", "shapes"]
 
 
 def checked_pixels(pixels):
@@ -51,3 +53,9 @@ def checked_labels(labels, batch, classes):
     if host.min() < 0 or host.max() >= classes:
         raise ValueError(f"a class lies in 0..{classes - 1}, got {host.min()} to {host.max()}")
     return jnp.asarray(labels)
+
+
+@partial(jax.jit, static_argnames="preprocess")
+def predictions(model, preprocess, pixels):
+    """Int[b], the classes of the images."""
+    return jax.vmap(lambda p: model(preprocess(p)).argmax())(pixels)

@@ -170,7 +170,7 @@ def manipulation(
         model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
         classes, map_shape = checks.shapes(model, judge_explanation, preprocess, pixels)
         goal = checks.checked_goal(goal, len(pixels), map_shape)
-        labels = _predictions(model, preprocess, pixels) if labels is None else checks.checked_labels(
+        labels = checks.predictions(model, preprocess, pixels) if labels is None else checks.checked_labels(
             labels, len(pixels), classes)
         keys = jax.random.split(key, len(pixels))
         settings, clean, loss = begin(model, pixels, labels, goal, keys)
@@ -205,11 +205,6 @@ def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.Gradient
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-
-
-@partial(jax.jit, static_argnames="preprocess")
-def _predictions(model, preprocess, pixels):
-    return jax.vmap(lambda p: model(preprocess(p)).argmax())(pixels)
 
 
 def _check_moving(state, goal):

@@ -1,7 +1,11 @@
 """Penalties on the curvature of a network in its input: what a defence adds to the training loss."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from .. import geometry
 from ..explain.heatmap import saliency
@@ -9,7 +13,8 @@ from ..geometry.base import check_positive
 from ..types import Array, Penalty
 from .base import alignment, penalty, scalar
 
-__all__ = ["cure", "gradient_alignment", "gradient_norm", "hessian", "input_density", "interval_width", "ranking"]
+__all__ = ["cure", "gradient_alignment", "gradient_norm", "hessian", "input_density", "interval_width", "lcnn",
+           "parameter_penalty", "ranking"]
 
 _PROBES = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
 
@@ -177,3 +182,39 @@ def ranking(k: int, *, output: str = "loss") -> Penalty:
         return jnp.sum(pivot - ranked[:k]) + jnp.sum(ranked[k:] - pivot), logits
 
     return penalty(core)
+
+
+def parameter_penalty(measure: Callable[[Any], Array]) -> Penalty:
+    """A penalty of the parameters alone, the same for every example: measure(params) -> Float[].
+
+    >>> size = parameter_penalty(lambda params: jnp.sum(params ** 2))
+    >>> size(lambda params, state, x: params * x, jnp.ones(2), None, jnp.zeros(2), 0)
+    Array(2., dtype=float32)
+    """
+    return lambda apply, params, state, x, y, key=None: measure(params)
+
+
+def lcnn(*, beta: float = 1e-2, gamma: float = 1e-2) -> Penalty:
+    """beta * sum of beta_l + gamma * sum of |ln gamma_l|, what LCNN trains besides (Srinivas et al. 2022).
+
+    beta_l = exp of each parameter named log_beta (`models.CentredSoftplus`), ln gamma_l each one named log_gamma
+    (`models.LipschitzNorm`). The paper's LCNN + GradReg adds `gradient_norm`, in its code with a weight of 6.1e-3 for
+    an example. It bounds each layer's curvature: not that of the network, whose gradient may cancel.
+
+    Raises ValueError for negative weights, and when no parameter has either name.
+
+    >>> params = {"act": {"log_beta": jnp.log(5.0)}, "norm": {"log_gamma": jnp.array(-2.0)}}
+    >>> round(float(lcnn(beta=0.1, gamma=1.0)(lambda params, state, x: x, params, None, jnp.zeros(2), 0)), 4)
+    2.5
+    """
+    if not min(beta, gamma) >= 0:
+        raise ValueError(f"weights are not negative, got beta={beta} and gamma={gamma}")
+
+    def measure(params):
+        named = [(keystr(path[-1:], simple=True), leaf) for path, leaf in tree_leaves_with_path(params)]
+        betas, gammas = ([v for name, v in named if name == wanted] for wanted in ("log_beta", "log_gamma"))
+        if not betas + gammas:
+            raise ValueError("lcnn found no parameter named log_beta or log_gamma: train an LCNN with it")
+        return sum(beta * jnp.exp(v).sum() for v in betas) + sum(gamma * jnp.abs(v).sum() for v in gammas)
+
+    return parameter_penalty(measure)

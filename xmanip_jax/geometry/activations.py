@@ -58,6 +58,7 @@ _KNOWN = {
     "relu6": lambda: (3.0, 1.0, None, True),
     "softplus": _softplus,
     "softplus_beta": _softplus,
+    "centred_softplus": _softplus,
     "softplus_beta6": lambda beta: (3.0, 1.0, jnp.max(jnp.asarray(beta)) / 4),
     "tanh": lambda: (0.0, 1.0, 4 / 27**0.5),
     "sigmoid": lambda: (0.0, 0.25, 1 / 108**0.5),

@@ -55,5 +55,5 @@ def read(f: Model, x: Array) -> Network:
         raise rewrite.UnsupportedPrimitiveError(
             f"no bound is known for {', '.join(sorted(unknown))}; supported are dense layers, convolutions, sums, "
             "average and max-pooling, residuals, BatchNorm in inference, relu, relu6, softplus, tanh and sigmoid of "
-            "jax.nn, smooth.softplus_beta and smooth.softplus_beta6")
+            "jax.nn, smooth.softplus_beta, smooth.softplus_beta6 and smooth.centred_softplus")
     return Network(steps, program.image, program.result)

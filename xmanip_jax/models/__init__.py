@@ -3,15 +3,17 @@
 from .cifar_resnet import CifarResNet
 from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
+from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
 from .load import NETWORKS, Pretrained, load
 from .net import Net, functional
 from .pooling import max_pool
 from .resnet import ResNet
-from .small_cnn import SmallCNN
+from .small_cnn import SmallCNN, SmallLCNN
 from .squeezenet import SqueezeNet
 from .vgg import VGG16, VGG19
 from .weights import WeightsError, load_weights, read_tensors, save_tensors, save_weights
 
-__all__ = ["NETWORKS", "VGG16", "VGG19", "CifarResNet", "DenseNet121", "EfficientNetLite0", "Net", "Pretrained",
-           "ResNet", "SmallCNN", "SqueezeNet", "WeightsError", "functional", "load", "load_weights", "max_pool",
-           "read_tensors", "save_tensors", "save_weights"]
+__all__ = ["NETWORKS", "VGG16", "VGG19", "CentredSoftplus", "CifarResNet", "DenseNet121", "EfficientNetLite0",
+           "LipschitzNorm", "Net", "Pretrained", "ResNet", "SmallCNN", "SmallLCNN", "SqueezeNet", "UnitNorm",
+           "WeightsError", "functional", "load", "load_weights", "max_pool", "read_tensors", "save_tensors",
+           "save_weights"]

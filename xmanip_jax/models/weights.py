@@ -78,7 +78,7 @@ def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
 def save_tensors(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
     """Write named arrays (weights, patterns) as .safetensors, whole or not at all; `read_tensors` reads them."""
     path = Path(path)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(safetensors.numpy.save(tensors))

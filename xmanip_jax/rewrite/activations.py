@@ -54,7 +54,7 @@ def activation_kind(eqn) -> str | None:
 
 def layer_kind(eqn) -> str | None:
     """The kind of activation that an equation is or stands for: a smooth surrogate's layers keep the model's names."""
-    surrogates = {"softplus_beta": "relu", "softplus_beta6": "relu6"}
+    surrogates = {"softplus_beta": "relu", "softplus_beta6": "relu6", "centred_softplus": "relu"}
     return activation_kind(eqn) or (surrogates.get(eqn.params["name"]) if eqn.primitive is prims.jit_p else None)
 
 

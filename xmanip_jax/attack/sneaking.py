@@ -1,0 +1,142 @@
+"""The interpretability sneaking attack: a wrong prediction whose explanation changes as little as it can."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import geometry
+from ..geometry.base import check_count, check_positive, repeat
+from ..types import Array, ArrayLike, Explanation, Model
+from . import checks
+
+__all__ = ["Sneaked", "sneaking"]
+
+
+class Sneaked(NamedTuple):
+    """The outcome for every multiple of the smallest epsilon (first axis) and image (second).
+
+    What failed has success False, and nan for every number.
+    """
+
+    pixels: Array  # Float[m, b, h, w, c] in [0, 1]
+    success: Array  # Bool[m, b]: the target is predicted
+    epsilon: Array  # Float[m, b], in pixels
+    gamma: Array  # Float[m, b], the largest weight of the distance with which the attack succeeds
+    distance: Array  # Float[m, b]
+    normalised: Array  # Float[m, b]: over the range of the label's clean map, the least so far along the multiples
+    slope: Array  # Float[b]: (D_0 - D_n) epsilon_0 / ((epsilon_n - epsilon_0) D_0) of the normalised distance
+
+
+def sneaking(
+    explanation: Explanation, distance: Callable[..., Array], *, multiples: tuple[float, ...] = (1.0, 2.0, 4.0),
+    kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
+    first_gamma: float = 5e-5, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+) -> Callable[..., Sneaked]:
+    """An attack `sneak(model, pixels, targets, *, labels=None) -> Sneaked` on a batch (ISA, Boopathy et al. 2020).
+
+    It minimises max(max over c != target of f_c - f_target, -kappa) + gamma * distance within epsilon of each pixel,
+    by `steps` moves of step * epsilon * clip(1000 gradient, -1, 1) from the image itself. First the smallest epsilon
+    that succeeds is found for each image with gamma = 0, by bisection of [0, 1]; then, for each multiple of it, the
+    largest gamma in [0, 1]. gamma = 0 is tried first, so that a multiple fails only if that does.
+
+    Args:
+      explanation: differentiated once; CAM needs no second derivative.
+      distance: `(explanation, f, x, z, (label, target)) -> Float[]`, for example `defend.two_class_discrepancy`: for
+        complete maps of M cells proposition 1 keeps it above M / 2 (f_label(x) - f_target(x)) wherever the attack
+        succeeds. A distance of one class has no such bound.
+      multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
+        first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there.
+
+    The returned function takes pixels: Float[b, h, w, c] in [0, 1]; targets: Int[b], the classes to be predicted;
+    labels: Int[b], by default the clean predictions. rounds + (rounds + 1) * multiples compiled calls.
+
+    Raises ValueError for counts and numbers out of range, and for a target that is the label.
+
+    >>> from xmanip_jax import defend, explain
+    >>> e = explain.gradient_x_input()
+    >>> sneak = sneaking(e, defend.two_class_discrepancy, multiples=(1.0,))
+    >>> f = lambda x: jnp.stack([x.sum(), 1 - x.sum()])
+    >>> found = sneak(f, jnp.full((1, 1, 1, 1), 0.6), [1])  # 0.5 is where the classes meet
+    >>> bool(found.success[0, 0]), round(float(found.epsilon[0, 0]), 2)
+    (True, 0.1)
+    """
+    check_count(steps=steps, rounds=rounds)
+    check_positive(step=step, first_epsilon=first_epsilon, first_gamma=first_gamma)
+    if not kappa >= 0:
+        raise ValueError(f"kappa is not negative, got {kappa}")
+    if not multiples or multiples[0] < 1 or np.any(np.diff(multiples) <= 0):
+        raise ValueError(f"multiples ascend from at least 1, got {multiples}")
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def attempt(model, x, classes, epsilon, gamma):
+        """(pixels, whether they are predicted as the target)."""
+        f = lambda pixels: model(preprocess(pixels))
+        box = geometry.ball(x, epsilon, 0, 1)
+
+        def loss(z):
+            logits = f(z)
+            others = jnp.where(jnp.arange(len(logits)) == classes[1], -jnp.inf, logits).max()
+            apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
+            return jnp.maximum(others - logits[classes[1]], -kappa) + gamma * apart
+
+        move = lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * jax.grad(loss)(z), -1, 1), *box)
+        z = repeat(move, x, steps)
+        return z, f(z).argmax() == classes[1]
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0))
+    def measure(model, x, z, classes):
+        map = explanation(model, preprocess(x), classes[0])
+        apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
+        return apart, apart / (map.max() - map.min())
+
+    def bisect(attempted, found, first, smallest):
+        """(pixels, success, value): the smallest or largest value in [0, 1] whose attempt succeeds."""
+        low, high = jnp.zeros_like(found[2]), jnp.ones_like(found[2])
+        middle = jnp.full_like(low, first)
+        for _ in range(rounds):
+            z, hit = attempted(middle)
+            found = _chosen(hit, z, found[0]), found[1] | hit, jnp.where(hit, middle, found[2])
+            below = hit == smallest
+            low, high = jnp.where(below, low, middle), jnp.where(below, middle, high)
+            middle = (low + high) / 2
+        return found
+
+    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None) -> Sneaked:
+        x = checks.checked_pixels(pixels)
+        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
+        count = checks.shapes(model, explanation, preprocess, x)[0]
+        labels = checks.predictions(model, preprocess, x) if labels is None else checks.checked_labels(
+            labels, len(x), count)
+        targets = checks.checked_labels(targets, len(x), count)
+        if same := np.flatnonzero(labels == targets).tolist():
+            raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
+        classes, zero = jnp.stack([labels, targets], 1), jnp.zeros(len(x), x.dtype)
+        none = x, zero > 0, zero
+        start, reached, epsilon = bisect(lambda epsilon: attempt(model, x, classes, epsilon, zero), none, first_epsilon,
+                                         True)
+        rows = []
+        for multiple in multiples:
+            within = jnp.minimum(multiple * epsilon, 1)
+            z, hit = (start, reached) if multiple == 1 else attempt(model, x, classes, within, zero)
+            z, hit, gamma = bisect(lambda gamma, w=within: attempt(model, x, classes, w, gamma), (z, hit, zero),
+                                   first_gamma, False)
+            success = hit & reached
+            numbers = within, gamma, *measure(model, x, z, classes)
+            rows.append((z, success, *(jnp.where(success, v, jnp.nan) for v in numbers)))
+        z, success, within, gamma, apart, normalised = map(jnp.stack, zip(*rows, strict=True))
+        least = jax.lax.cummin(jnp.where(success, normalised, jnp.inf), axis=0)
+        least = jnp.where(success, least, jnp.nan)
+        slope = (least[0] - least[-1]) * within[0] / ((within[-1] - within[0]) * least[0])
+        return Sneaked(z, success, within, gamma, apart, least, slope)
+
+    return sneak
+
+
+def _chosen(hit, new, old):
+    return jnp.where(hit.reshape(-1, *[1] * (new.ndim - 1)), new, old)
