@@ -58,10 +58,10 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     rng, out = np.random.default_rng(0), tmp_path / "out"
     images, labels = rng.uniform(size=(16, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 16)
     monkeypatch.setattr(train, "read", lambda config: (images, labels, images, labels))
-    breaks = lambda rate: optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(
+    breaks = lambda rate, weight: optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(
         lambda step: jnp.where(step < 52, 1.0, jnp.nan)))
-    recipe = defences.RECIPES["plain"]._replace(optimizer=breaks)
-    monkeypatch.setitem(defences.RECIPES, "breaks", recipe)
+    recipe = recipes.RECIPES["plain"]._replace(optimizer=breaks)
+    monkeypatch.setitem(recipes.RECIPES, "breaks", recipe)
     arguments = ["--defence", "breaks", "--batch", "8", "--epochs", "30", "--images", "16", "--out", str(out),
                  "--resume"]
 
@@ -78,7 +78,7 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     good = checkpoint.load_step(out / "checkpoints")
     assert good["step"] == 50 and all(np.isfinite(v).all() for v in jax.tree.leaves(good["params"]))
     assert not (out / "results.json").exists()
-    monkeypatch.setitem(defences.RECIPES, "breaks", recipe._replace(act=lambda beta: models.CentredSoftplus,
+    monkeypatch.setitem(recipes.RECIPES, "breaks", recipe._replace(act=lambda beta: models.CentredSoftplus,
                                                                     network=models.SmallLCNN))
     assert "checkpoints/50 differs: " in stopped()
     assert checkpoint.latest_step(out / "checkpoints") == 50
