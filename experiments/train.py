@@ -5,9 +5,10 @@
 
 The Small network of Boopathy et al. 2020 on MNIST. The defences are those of defences.py; --beta is the sharpness of
 the softplus in those that need a smooth network. Judged on the test split: accuracy; accuracy under 20 sign steps on
-the cross entropy; and the change of the gradient map of the label, 1 - Pearson correlation, that projected ascent
-reaches within --epsilon of each pixel while the prediction stays, from --restarts random starts. The ascent climbs the
-network itself; a relu network, whose gradient map is piecewise constant, it climbs on its softplus.
+the cross entropy; and the change of the gradient map of the label, 1 - Pearson correlation, that
+`attack.largest_change` reaches within --epsilon of each pixel while the prediction stays, 20 steps from each of
+--restarts random starts. It climbs the network itself; a relu network, whose gradient map is piecewise constant, it
+climbs on its softplus.
 
 The run folder gets log.csv, weights.safetensors, results.json and checkpoints/; killed, --resume goes on, to the same
 bits.
@@ -27,11 +28,10 @@ from flax import nnx
 from rich.console import Console
 
 import attacking
-import bends
 import report
 import runs
 from defences import RECIPES
-from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth
+from xmanip_jax import attack, checkpoint, data, defend, explain, models, smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,29 +123,10 @@ def judged(config, recipe, net, training, images, labels):
 
 def explanation_change(config, recipe, model, images, labels):
     """Float[n]: the largest 1 - Pearson of the gradient's heat maps that the ascent finds, the prediction staying."""
-    e = explain.gradient()
-    surrogate = model
-    if recipe.act(1.0) is jax.nn.relu:
-        scales = jax.jit(jax.vmap(lambda x: smooth.activation_scales(model, x)))(images[:32]).mean(0)
-        surrogate = smooth.softplus(model, 10.0 / scales)
-
-    @jax.jit
-    @jax.vmap
-    def step(x, y, z, best):
-        heat = lambda f, p: explain.heatmap(e(f, p, y))
-        here, near = heat(model, x), heat(surrogate, x)
-        apart = lambda p: -metrics.pearson(heat(surrogate, p), near)
-        z = defend.sign_step(apart, z, geometry.ball(x, config.epsilon, 0, 1), 2.5 * config.epsilon / 20)
-        change = 1 - metrics.pearson(heat(model, z), here)
-        return z, jnp.maximum(best, jnp.where(model(z).argmax() == model(x).argmax(), change, 0))
-
-    best = jnp.zeros(len(images))
-    for restart in range(config.restarts):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restart), len(images))
-        z = jax.vmap(lambda x, key: bends.random_point(geometry.ball(x, config.epsilon, 0, 1), key))(images, keys)
-        for _ in range(20):
-            z, best = step(images, labels, z, best)
-    return np.asarray(best)
+    surrogate = None if recipe.act(1.0) is jax.nn.relu else smooth.none()
+    search = attack.largest_change(explain.gradient(), epsilon=config.epsilon, steps=20, restarts=config.restarts,
+                                   surrogate=surrogate)
+    return np.asarray(search(model, images, labels=labels, key=jax.random.key(config.seed)).change)
 
 
 def checked(config):

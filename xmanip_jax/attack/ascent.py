@@ -57,8 +57,8 @@ def largest_change(
       epsilon: largest change of a channel of a pixel, in pixels; the image stays in [0, 1].
       steps: gradients taken from each start, `restarts * steps` in all.
       distance: `(heat map, clean heat map) -> Float[]`, not negative, 0 at the clean one; default 1 - Pearson.
-      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(10, 10)`, for relu networks; `smooth.none()` for
-        smooth ones. A schedule is walked through by the restarts, not within them.
+      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(10, 100)`, for relu networks; `smooth.none()` for
+        smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
 
@@ -80,29 +80,33 @@ def largest_change(
     for name, value in (("steps", steps), ("restarts", restarts)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    surrogate = surrogate or smooth.relative(10.0, 10.0)
+    surrogate = surrogate or smooth.relative(10.0, 100.0)
     judge = judged_by or explanation
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
-    def begin(model, clean, label, key, r):
-        settings = surrogate.fit(model, preprocess(clean.pixels))
-        f = surrogate.rewrite(model, settings, r / max(restarts - 1, 1))
-        anchor = look(explanation, f, preprocess, clean.pixels, label, key)
-        noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -1, 1)
-        start, low = project(clean.pixels + epsilon * noise, clean.pixels), jnp.full((), -jnp.inf, clean.pixels.dtype)
-        return settings, anchor, _Climb(start, start, low, clean, low, jnp.zeros_like(start), jnp.full_like(
-            low, 2 * epsilon), jnp.zeros((), int), low, jnp.zeros((), bool), jnp.zeros_like(low), jnp.zeros((), int))
+    @partial(jax.vmap, in_axes=(None, 0, 0, None))
+    def begin(model, clean, key, r):
+        noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -epsilon, epsilon)
+        start, low = project(clean.pixels + noise, clean.pixels), jnp.full((), -jnp.inf, clean.pixels.dtype)
+        return surrogate.fit(model, preprocess(clean.pixels)), _Climb(
+            start, start, low, clean, low, jnp.zeros_like(start), jnp.full_like(low, 2 * epsilon),
+            jnp.zeros((), int), low, jnp.zeros((), bool), jnp.zeros_like(low), jnp.zeros((), int))
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None))
+    def anchored(model, settings, clean, label, key, t):
+        """The clean image as the surrogate sees it: what the next steps climb away from."""
+        return look(explanation, surrogate.rewrite(model, settings, t), preprocess, clean.pixels, label, key)
 
     @partial(jax.jit, donate_argnames="now")
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0, None, None, None))
-    def step(model, now, settings, clean, anchor, label, key, r, i, since):
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0, None, None, None, None))
+    def step(model, now, settings, clean, anchor, label, key, t, draws, i, since):
         seen = look(judge, model, preprocess, now.pixels, label, key)
         value, kept = score(seen, clean, distance), same_prediction(seen, clean, None)
-        f = surrogate.rewrite(model, settings, r / max(restarts - 1, 1))
+        f = surrogate.rewrite(model, settings, t)
 
         def objective(pixels):
-            view = look(explanation, f, preprocess, pixels, label, draw(key, 1, r * steps + i))
+            view = look(explanation, f, preprocess, pixels, label, draw(key, 1, draws))
             apart = distance(view.heatmap, anchor.heatmap)
             return jnp.where(kept, apart, margin(view.logits, clean.logits.argmax())), score(view, anchor, distance)
 
@@ -134,11 +138,14 @@ def largest_change(
             halved=jnp.where(here, halve, now.halved))
 
     def restart(model, clean, labels, keys, r):
-        settings, anchor, now = begin(model, clean, labels, keys, r)
+        settings, now = begin(model, clean, keys, r)
         marks = checkpoints(steps)
-        for i in range(steps):
-            since = i - marks[marks.index(i) - 1] if i in marks[1:] else 0
-            now = step(model, now, settings, clean, anchor, labels, keys, r, i, since)
+        for j, (first, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):
+            t = j / max(len(marks) - 1, 1)
+            anchor = anchored(model, settings, clean, labels, keys, t)
+            for i in range(first, last):
+                since = i - marks[j - 1] if i == first and j else 0
+                now = step(model, now, settings, clean, anchor, labels, keys, t, r * steps + i, i, since)
         return now.best, now.best_value, now.under_surrogate, now.still / steps
 
     return changes.searching(restart, judge, distance, preprocess, epsilon, restarts, steps)
