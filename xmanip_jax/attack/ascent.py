@@ -87,10 +87,12 @@ def largest_change(
     @partial(jax.vmap, in_axes=(None, 0, 0, None))
     def begin(model, clean, key, r):
         noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -epsilon, epsilon)
-        start, low = project(clean.pixels + noise, clean.pixels), jnp.full((), -jnp.inf, clean.pixels.dtype)
+        start, number = project(clean.pixels + noise, clean.pixels), partial(jnp.full, ())
+        low = number(-jnp.inf, start.dtype)
         return surrogate.fit(model, preprocess(clean.pixels)), _Climb(
-            start, start, low, clean, low, jnp.zeros_like(start), jnp.full_like(low, 2 * epsilon),
-            jnp.zeros((), int), low, jnp.zeros((), bool), jnp.zeros_like(low), jnp.zeros((), int))
+            pixels=start, before=start, value=low, best=clean, best_value=low, best_gradient=jnp.zeros_like(start),
+            step=number(2 * epsilon, start.dtype), gains=number(0), checked=low, halved=number(False),
+            under_surrogate=number(0, start.dtype), still=number(0))
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None))
