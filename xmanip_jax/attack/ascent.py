@@ -57,7 +57,7 @@ def largest_change(
       epsilon: largest change of a channel of a pixel, in pixels; the image stays in [0, 1].
       steps: gradients taken from each start, `restarts * steps` in all.
       distance: `(heat map, clean heat map) -> Float[]`, not negative, 0 at the clean one; default 1 - Pearson.
-      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(10, 100)`, for relu networks; `smooth.none()` for
+      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(30, 100)`, for relu networks; `smooth.none()` for
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
@@ -80,7 +80,7 @@ def largest_change(
     for name, value in (("steps", steps), ("restarts", restarts)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    surrogate = surrogate or smooth.relative(10.0, 100.0)
+    surrogate = surrogate or smooth.relative(30.0, 100.0)
     judge = judged_by or explanation
 
     @jax.jit
