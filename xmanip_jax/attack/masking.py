@@ -59,7 +59,7 @@ def flags(found: Changed, *blind: Changed, zero_gradient: float = 0.05, gradient
     >>> net = lambda x: jnp.stack([jnp.sum(x * jnp.round(9 * x)), 0.0])  # its gradient is a staircase
     >>> found, free = (s(net, pixels, key=jax.random.key(0)) for s in (search, blind))
     >>> [name for name, flag in attack.flags(found, free)._asdict().items() if flag.raised]
-    ['zero_gradient', 'gradient_free_wins']
+    ['zero_gradient', 'gradient_free_wins', 'restarts_help']
     """
     if len(found.by_restart) < 2:
         raise ValueError("flags compare restarts: give largest_change at least 2")
