@@ -19,7 +19,8 @@ def trainings(variants: Mapping[str, train.Config], seeds: int, out: Path, conso
               base: train.Config | None = None) -> Found:
     """Train and judge every variant from seeds 0, 1, ...; folders <out>/<variant>-<seed>, read back when finished.
 
-    base: the plain network that the variants of a seed go on from; None: each from scratch, or from its own start.
+    base: the plain network that the variants of a seed go on from; those with another network train from scratch, for
+    the epochs of both and at the base's rate. None: each from scratch, or from its own start.
     """
     found = {name: [] for name in variants}
     for seed in range(seeds):
@@ -28,8 +29,10 @@ def trainings(variants: Mapping[str, train.Config], seeds: int, out: Path, conso
             one(dataclasses.replace(base, seed=seed), out / f"base-{seed}", console)
             start = out / f"base-{seed}" / "weights.safetensors"
         for name, config in variants.items():
-            fresh = train.RECIPES[config.defence].scratch
-            config = dataclasses.replace(config, seed=seed, start=None if fresh else config.start or start)
+            if base is not None and train.RECIPES[config.defence].scratch:
+                config = dataclasses.replace(config, epochs=base.epochs + config.epochs, rate=base.rate, seed=seed)
+            else:
+                config = dataclasses.replace(config, start=config.start or start, seed=seed)
             found[name].append(one(config, out / f"{name}-{seed}", console))
     return {name: {m: np.stack([v[m] for v in values]) for m in values[0]} for name, values in found.items()}
 

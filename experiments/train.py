@@ -7,9 +7,10 @@
 The Small network of Boopathy et al. 2020 on MNIST, from scratch or from the weights of another run. The defences are
 those of recipes.py; --beta is the sharpness of the softplus in those that need a smooth network. Judged on the test
 split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20 sign steps on the cross
-entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that projected ascent reaches while
-the prediction stays, from --restarts random starts. The ascent climbs the network itself; a relu network, whose
-gradient map is piecewise constant, it climbs on its softplus.
+entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that `attack.largest_change` reaches
+while the prediction stays, 20 steps from each of --restarts random starts. It climbs the network itself; a relu
+network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of --epsilons a random search
+that sees no gradient judges the ascent (`attack.flags`).
 
 The run folder gets log.csv, weights.safetensors, results.json, arrays.npz (a value for each judged image) and
 checkpoints/; killed, --resume goes on, to the same bits. Run time: 1 minute on 2 cores for plain, see README.
@@ -18,7 +19,6 @@ checkpoints/; killed, --resume goes on, to the same bits. Run time: 1 minute on 
 import csv
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,14 +26,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 from rich.console import Console
 
 import attacking
-import bends
+import judge
 import report
 import runs
 from recipes import RECIPES
-from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth
+from xmanip_jax import checkpoint, data, defend, models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,65 +114,15 @@ def trained(config, out, console):
     return recipe, module, net, training, *test
 
 
-def judged(config, recipe, net, training, images, labels):
-    """{measure: a value for each image}: accuracy over the whole test split, attacks on its first images."""
-    model = partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
-    right = jax.jit(jax.vmap(lambda x, y: model(x).argmax() == y))
-    found = {"accuracy": np.concatenate([np.float32(right(images[i:i + 500], labels[i:i + 500]))
-                                         for i in range(0, len(images), 500)])}
-    x, y = images[:config.judged], labels[:config.judged]
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, 0, 0, None))
-    def climb(x, y, z, epsilon):
-        return defend.sign_step(lambda z: defend.cross_entropy(model(z), y), z, geometry.ball(x, epsilon, 0, 1),
-                                2.5 * epsilon / 20)
-
-    for epsilon in config.epsilons:
-        z = x
-        for _ in range(20):
-            z = climb(x, y, z, epsilon)
-        found[f"adversarial_accuracy@{epsilon:g}"] = np.float32(right(z, y))
-        found[f"map_change@{epsilon:g}"] = explanation_change(config, recipe, model, x, y, epsilon)
-    return found
-
-
-def explanation_change(config, recipe, model, images, labels, epsilon):
-    """Float[n]: the largest 1 - Pearson of the gradient's heat maps that the ascent finds, the prediction staying."""
-    e = explain.gradient()
-    surrogate = model
-    if recipe.act(1.0) is jax.nn.relu:
-        scales = jax.jit(jax.vmap(lambda x: smooth.activation_scales(model, x)))(images[:32]).mean(0)
-        surrogate = smooth.softplus(model, 10.0 / scales)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
-    def step(x, y, z, best, epsilon):
-        heat = lambda f, p: explain.heatmap(e(f, p, y))
-        here, near = heat(model, x), heat(surrogate, x)
-        apart = lambda p: -metrics.pearson(heat(surrogate, p), near)
-        z = defend.sign_step(apart, z, geometry.ball(x, epsilon, 0, 1), 2.5 * epsilon / 20)
-        change = 1 - metrics.pearson(heat(model, z), here)
-        return z, jnp.maximum(best, jnp.where(model(z).argmax() == model(x).argmax(), change, 0))
-
-    best = jnp.zeros(len(images))
-    for restart in range(config.restarts):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), restart), len(images))
-        z = jax.vmap(lambda x, key: bends.random_point(geometry.ball(x, epsilon, 0, 1), key))(images, keys)
-        for _ in range(20):
-            z, best = step(images, labels, z, best, epsilon)
-    return np.asarray(best)
-
-
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.defence not in RECIPES:
         raise ValueError(f"unknown defence {config.defence!r}; known: {', '.join(RECIPES)}")
     if config.quick:
-        config = dataclasses.replace(config, images=64, epochs=2, batch=16, judged=4, restarts=1, inner=1)
+        config = dataclasses.replace(config, images=64, epochs=2, batch=16, judged=4, restarts=2, inner=1)
     if config.weight is not None and config.weight < 0:
         raise ValueError(f"--weight is not negative, got {config.weight}")
-    for name in ("epsilon", "beta", "images", "epochs", "batch", "rate", "judged", "restarts"):
+    for name in ("epsilon", "beta", "images", "epochs", "batch", "rate", "judged"):
         if not getattr(config, name) > 0:
             raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
     if not all(e > 0 for e in config.epsilons):
@@ -180,6 +131,8 @@ def checked(config):
         raise ValueError(f"--start names a weights.safetensors, got {config.start}")
     if RECIPES[config.defence].teacher and not config.start:
         raise ValueError(f"{config.defence} distils the network that it starts from: --start names its weights")
+    if config.restarts < 2:
+        raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
     return config
 
 
@@ -189,10 +142,14 @@ def train_and_judge(config, out, settings, console):
     recipe, module, net, training, images, labels = trained(config, out, console)
     nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
     models.save_weights(module, out / "weights.safetensors")
-    values = judged(config, recipe, net, training, images, labels)
+    model = Partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
+    values, flags = judge.judged(model, images, labels, epsilons=config.epsilons, count=config.judged,
+                                 restarts=config.restarts, seed=config.seed,
+                                 surrogate=judge.surrogate_of(recipe.act(config.beta)))
     runs.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+                                           "flags": {name: flag._asdict() for name, flag in flags.items()},
                                            "seconds": round(time.perf_counter() - start, 1)})
     return rows
 

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from xmanip_jax import data, models
+from xmanip_jax import attack, data, explain, models
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
@@ -52,3 +53,15 @@ def test_adversarial_accuracy(name):
         for _ in range(100):
             z = boopathy2020.ata_step(model, images, z, labels, epsilon)
         assert np.mean(np.asarray(boopathy2020.predicted(model, z)) == labels) == pytest.approx(known, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["normal", "adv", "trades", "int", "intone", "intadv", "int2", "int2adv", "ig", "igsum"])
+def test_honest_networks_are_not_flagged(name):
+    model, e = weights(name), explain.gradient()
+    images, _ = data.load_dataset("mnist", "test", limit=50)
+    searches = attack.largest_change(e, epsilon=0.1, steps=25), attack.random_search(e, epsilon=0.1, steps=150)
+    found, blind = (search(model, images, key=jax.random.key(0)) for search in searches)
+    assert not [flag for flag in attack.flags(found, blind)._asdict().items() if flag[1].raised]
+    assert found.change.mean() > 0.1

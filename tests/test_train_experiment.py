@@ -18,7 +18,7 @@ from xmanip_jax import checkpoint, models
 SCRIPT = Path(__file__).parent.parent / "experiments" / "train.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
-import defences  # noqa: E402
+import recipes  # noqa: E402
 import runs  # noqa: E402
 import train  # noqa: E402
 
@@ -35,6 +35,7 @@ def test_what_a_run_leaves(tmp_path):
     measures = {f"{name}@{epsilon}" for name in ("adversarial_accuracy", "map_change") for epsilon in (0.02, 0.05, 0.1)}
     assert set(results["metrics"]) == set(np.load(out / "arrays.npz")) == {"accuracy", *measures}
     assert 0 <= results["metrics"]["map_change@0.1"]["value"] <= 2
+    assert not results["flags"]["zero_gradient"]["raised"]
     network = models.load("small_cnn", out / "weights.safetensors")
     assert np.isfinite(network.model(np.zeros((28, 28, 1), np.float32))).all()
 

@@ -1,7 +1,10 @@
 """Attacks on explanations: an objective, a constraint, an optimiser, a surrogate and a driver; and a sneaking one."""
 
+from .ascent import largest_change
+from .change import Changed, transfer
 from .constraint import box, l0, l2, linf
 from .manipulate import DEFAULT_OBJECTIVE, Manipulated, Progress, ZeroGradientError, default_optimizer, manipulation
+from .masking import Flag, Flags, flags
 from .objective import (
     View,
     hide_top_k,
@@ -17,10 +20,12 @@ from .objective import (
 )
 from .sneaking import Sneaked, sneaking
 from .sparse import greedy_pixels, release_pixels
+from .square import random_search
 
 __all__ = [
-    "DEFAULT_OBJECTIVE", "Manipulated", "Progress", "Sneaked", "View", "ZeroGradientError", "box", "default_optimizer",
-    "greedy_pixels", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "l0", "l2", "linf",
-    "manipulation", "match_map", "move_mass_center", "raise_region", "release_pixels", "same_prediction", "sneaking",
-    "top_k_hidden", "weighted",
+    "DEFAULT_OBJECTIVE", "Changed", "Flag", "Flags", "Manipulated", "Progress", "Sneaked", "View", "ZeroGradientError",
+    "box", "default_optimizer", "flags", "greedy_pixels", "hide_top_k", "keep_logits", "keep_output",
+    "keep_probabilities", "l0", "l2", "largest_change", "linf", "manipulation", "match_map", "move_mass_center",
+    "raise_region", "random_search", "release_pixels", "same_prediction", "sneaking", "top_k_hidden", "transfer",
+    "weighted",
 ]

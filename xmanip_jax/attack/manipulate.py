@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import explain, smooth
+from .. import smooth
 from ..types import Array, ArrayLike, Constraint, Explanation, Model, Objective
 from . import checks
 from . import constraint as constraints
 from . import objective as objectives
-from .objective import View
+from .objective import View, look
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "ZeroGradientError", "manipulation"]
 
@@ -110,15 +110,11 @@ def manipulation(
     judge_explanation = judged_by or explanation
     progress = lambda i: jnp.minimum(i / max(steps - 1, 1), 1)
 
-    def view(e, f, pixels, label, key):
-        map, logits = explain.with_logits(e)(f, preprocess(pixels), label, key=key)
-        return View(pixels, explain.heatmap(map), logits)
-
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
     def begin(model, pixels, label, goal, key):
         settings = surrogate.fit(model, preprocess(pixels))
-        clean = view(judge_explanation, model, pixels, label, key)
+        clean = look(judge_explanation, model, preprocess, pixels, label, key)
         return settings, clean, objective(clean, clean, goal)
 
     @jax.jit
@@ -140,7 +136,8 @@ def manipulation(
         def one(state, settings, clean, goal, label, key):
             def loss(pixels):
                 f = surrogate.rewrite(model, settings, progress(i))
-                return objective(view(explanation, f, pixels, label, jax.random.fold_in(key, i)), clean, goal)
+                now = look(explanation, f, preprocess, pixels, label, jax.random.fold_in(key, i))
+                return objective(now, clean, goal)
 
             value, gradient = jax.value_and_grad(loss)(state.pixels)
             update, optimizer_state = optimizer.update(gradient, state.optimizer, state.pixels)
@@ -154,7 +151,7 @@ def manipulation(
     @partial(jax.jit, donate_argnames="state")
     def judge(model, state, clean, goal, label, key, i):
         def one(state, clean, goal, label, key):
-            now = view(judge_explanation, model, state.pixels, label, key)
+            now = look(judge_explanation, model, preprocess, state.pixels, label, key)
             value = objective(now, clean, goal)
             better = accept(now, clean, goal) & (value < state.best_loss) & ~state.done
             keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import explain
 from ..metrics import kl_divergence
-from ..types import Array, ArrayLike, Objective
+from ..types import Array, ArrayLike, Explanation, Model, Objective
 
-__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "match_map", "move_mass_center",
-           "raise_region", "same_prediction", "top", "top_k_hidden", "weighted"]
+__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "look", "match_map",
+           "move_mass_center", "raise_region", "same_prediction", "top", "top_k_hidden", "weighted"]
 
 
 class View(NamedTuple):
@@ -25,6 +26,12 @@ class View(NamedTuple):
     pixels: Array  # Float[h, w, c] in [0, 1]
     heatmap: Array  # Float[h', w'], sums to 1
     logits: Array  # Float[classes]
+
+
+def look(e: Explanation, f: Model, preprocess: Callable[[Array], Array], pixels: Array, label, key) -> View:
+    """One image as the model f and the explanation e see it, from one trace."""
+    map, logits = explain.with_logits(e)(f, preprocess(pixels), label, key=key)
+    return View(pixels, explain.heatmap(map), logits)
 
 
 def weighted(*terms: tuple[float, Objective]) -> Objective:

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .. import explain
 from ..types import Array, Explanation
 from .manipulate import Manipulated
-from .objective import View, same_prediction, top
+from .objective import View, look, same_prediction, top
 
 __all__ = ["greedy_pixels", "release_pixels"]
 
@@ -63,8 +62,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
     def attempt(model, now, clean, pixel, label, key):
         pixels = now.pixels.reshape(-1, now.pixels.shape[-1])
         trial = pixels.at[pixel].set(clean.pixels.reshape(pixels.shape)[pixel]).reshape(now.pixels.shape)
-        map, logits = explain.with_logits(explanation)(model, preprocess(trial), label, key=key)
-        new = View(trial, explain.heatmap(map), logits)
+        new = look(explanation, model, preprocess, trial, label, key)
         overlap = lambda view: jnp.isin(top(view.heatmap, k), top(clean.heatmap, k)).sum()
         kept = (overlap(new) <= overlap(now)) & same_prediction(new, clean, None) & (
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)

@@ -1,0 +1,78 @@
+"""Signs that an attack says more about its own weakness than about the defence (after Carlini et al. 2019)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .change import Changed
+
+__all__ = ["Flag", "Flags", "flags"]
+
+ROUNDING = 1e-3  # changes below are rounding, and no share is taken of less
+
+
+class Flag(NamedTuple):
+    """raised: whether value, a share in [0, 1], is above limit."""
+
+    raised: bool
+    value: float
+    limit: float
+
+
+class Flags(NamedTuple):
+    """See `flags`."""
+
+    zero_gradient: Flag
+    gradient_free_wins: Flag
+    restarts_help: Flag
+    surrogate_only: Flag
+    random_maps: Flag
+
+
+def flags(found: Changed, *blind: Changed, zero_gradient: float = 0.05, gradient_free_wins: float = 0.1,
+          restarts_help: float = 0.1, surrogate_only: float = 0.25, random_maps: float = 0.25) -> Flags:
+    """Whether the changes that gradient ascent found, however small, can be trusted to be the largest.
+
+    Args:
+      found: of `largest_change`, at least 2 restarts.
+      blind: of the same images, by searches that do not see the model's gradient: `random_search`, `transfer`.
+      the others: the limits of the flags.
+
+    Each flag is a mean over the images; shares are of the largest mean change that any of the searches found.
+      zero_gradient: the share of steps at which the gradient was zero in every pixel, or undefined.
+      gradient_free_wins: what the blind searches found beyond the ascent.
+      restarts_help: what the second half of the restarts found beyond the first half.
+      surrogate_only: what the surrogate's map changed beyond the model's own.
+      random_maps: the change by noise of a hundredth of the ball, or the share of images whose clean map is constant if
+        larger: such maps change without an attack, and a change says nothing.
+
+    Returns Flags of Flag(raised, value, limit), on the host.
+
+    Raises ValueError for a single restart and for results of other images.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import attack, explain, smooth
+    >>> pixels, e = jnp.linspace(0.2, 0.8, 16).reshape(1, 4, 4, 1), explain.gradient()
+    >>> search = attack.largest_change(e, epsilon=0.1, steps=20, restarts=2, surrogate=smooth.none())
+    >>> blind = attack.random_search(e, epsilon=0.1, steps=40)
+    >>> net = lambda x: jnp.stack([jnp.sum(x * jnp.round(9 * x)), 0.0])  # its gradient is a staircase
+    >>> found, free = (s(net, pixels, key=jax.random.key(0)) for s in (search, blind))
+    >>> [name for name, flag in attack.flags(found, free)._asdict().items() if flag.raised]
+    ['zero_gradient', 'gradient_free_wins', 'restarts_help']
+    """
+    if len(found.by_restart) < 2:
+        raise ValueError("flags compare restarts: give largest_change at least 2")
+    for other in blind:
+        if not np.array_equal(other.clean.pixels, found.clean.pixels):
+            raise ValueError("the searches saw different images")
+    best = np.stack([np.asarray(f.change, np.float64) for f in (found, *blind)]).max(0)
+    change, whole = np.asarray(found.change, np.float64), max(best.mean(), ROUNDING)
+    half = np.asarray(found.by_restart[:len(found.by_restart) // 2], np.float64).max(0)
+    beyond = lambda more, less: float(np.maximum(np.asarray(more) - less, 0).mean() / max(whole, np.mean(more)))
+    flat = np.ptp(np.asarray(found.clean.heatmap).reshape(len(change), -1), axis=1) == 0
+    noise = np.nan_to_num(np.asarray(found.by_noise, np.float64))
+    values = (float(jnp.mean(found.still)), beyond(best, change), beyond(found.by_restart.max(0), half),
+              beyond(found.under_surrogate, change), float(max(flat.mean(), min(noise.mean() / whole, 1))))
+    limits = zero_gradient, gradient_free_wins, restarts_help, surrogate_only, random_maps
+    return Flags(*(Flag(v > limit, v, limit) for v, limit in zip(values, limits, strict=True)))
