@@ -38,8 +38,8 @@ class Config:
     batch: int = 50
     base_rate: float = 4e-3
     rate: float = 2e-3
-    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
-    judged: int = 200
+    epsilons: tuple[float, ...] = (0.05, 0.1)
+    judged: int = 100
     restarts: int = 2
     out: Path | None = None
     """The run folder; default: runs/dombrowski2022-<time>."""
