@@ -60,7 +60,7 @@ def card(folder: Path) -> dict:
     return {"defence": config["defence"], "beta": config["beta"],
             "weight": recipe.weight if config["weight"] is None else config["weight"], "seed": config["seed"],
             "command": "python experiments/defences.py", "training": config, "commit": found["commit"],
-            "versions": found["versions"], "device": found["device"], "seconds": found["seconds"],
+            "versions": found["versions"], "device": found["device"],
             "metrics": found["metrics"]}
 
 
