@@ -14,6 +14,9 @@ l's inputs averaged over 32 images), and the gradient map of the predicted class
    as many forward passes as the input has numbers), in double precision;
 4. along the way to the attacked image (softplus only), the change of gradient and normal with their bounds.
 
+On 2 CPU cores the ResNets' large programs made XLA's thread pool (jax 0.10.2) wait for itself for ever; on one core,
+`taskset -c 0 python experiments/curvature.py ...`, they do not, and --resume goes on after what is finished.
+
 The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<activation>/<array>) and two
 figures. What is finished is kept in parts/; --resume goes on after it.
 """
