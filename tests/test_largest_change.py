@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from judging import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
+from tiny_networks import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
 from xmanip_jax import attack, defend, explain, smooth
 
 rng = np.random.default_rng(1)

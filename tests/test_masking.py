@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from judging import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
+from tiny_networks import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
 from xmanip_jax import attack, defend, explain, smooth
 
 rng = np.random.default_rng(2)
