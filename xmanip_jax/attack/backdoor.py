@@ -80,4 +80,6 @@ def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
 
 
 def _flat(map):
-    return map.max(-1) if map.ndim == 3 else map
+    if map.ndim == 2:
+        return map
+    return jnp.take_along_axis(map, map.argmax(-1, keepdims=True), -1)[..., 0]  # see explain.heatmap

@@ -43,5 +43,5 @@ def _standardised(v):
 
 
 def _unit_range(v):
-    low, high = v.min(), v.max()
+    low, high = v.ravel()[v.argmin()], v.ravel()[v.argmax()]  # by position: see explain.heatmap
     return (v - low) / jnp.where(high > low, high - low, 1)
