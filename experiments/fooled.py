@@ -1,9 +1,9 @@
 """What experiments with fine-tuned networks share: the explanations, the fine-tuning, and numbers over many images."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,29 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from xmanip_jax import checkpoint, data, defend, explain, metrics
+from xmanip_jax import defend, explain, rewrite
 
-LAYERS = {"cifar10_resnet20": "last_block", "cifar10_resnet56": "last_block", "squeezenet1_1": "fire8",
-          "small_cnn_cifar10": "stage1"}
 _ABSOLUTE = functools.partial(explain.min_max, sign="absolute")
+
+
+class Place(NamedTuple):
+    """Where a network is fooled.
+
+    layer: whose maps are, the input of the last block;  cut: only what lies above it trains;  parts: the names of that.
+    """
+
+    layer: str
+    cut: str | None = None
+    parts: tuple[str, ...] = ()
+
+
+PLACES = {
+    "cifar10_resnet20": Place("last_block", "stage2", ("layer3", "linear")),
+    "cifar10_resnet56": Place("last_block", "stage2", ("layer3", "linear")),
+    "squeezenet1_1": Place("fire8", "fire6", ("features/10", "features/11", "features/12", "classifier")),
+    "small_cnn_cifar10": Place("stage2"), "vgg19": Place("stage5"),
+    "resnet50": Place("stage3"), "densenet121": Place("denseblock3"),
+}
 
 
 def explanations(layer: str) -> dict[str, tuple]:
@@ -29,26 +47,41 @@ def explanations(layer: str) -> dict[str, tuple]:
     }
 
 
-def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *, rate: float, steps: int, batch: int,
-               folder=None, seed: int = 0, label: float = 1.0, every: int = 20, parts: tuple[str, ...] = (),
-               show: Callable | None = None) -> Partial:
-    """The network's model after `steps` of Adam on the loss, BatchNorm's statistics frozen; resumable in `folder`.
+def above(network, layer: str):
+    """(the part of the network above a layer, in the form of a network; pixels -> that part's input).
 
-    rate: of Adam, falling to 0 by a cosine;  parts: of the parameters that train, by their first name; default all.
-    Everything else as in defend.fit.
+    For fine-tuning of what lies above a layer through which everything flows: what lies below is computed once for
+    each image. One fixed input feeds what lies below in the part itself, unbatched.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
-    moving = {name: value for name, value in network.params.items() if name in (parts or network.params)}
-    whole = SimpleNamespace(apply=lambda params, state, x: network.net.apply({**network.params, **params}, state, x))
-    start = defend.begin(moving, {}, optimizer, seed=seed)
-    if folder and checkpoint.latest_step(folder) is not None:
-        start = checkpoint.load_step(folder, like=start)
-    training = defend.fit(
-        defend.frozen(whole, network.state), start, images, labels, optimizer, terms=terms, label=label,
-        batch=batch, steps=steps, preprocess=network.preprocess, every=min(every, steps), callback=show,
-        devices=jax.devices()[:1],
-        keep=folder and (lambda t: checkpoint.save_step(folder, int(t.step), t)))
-    return Partial(network.net.apply, {**network.params, **jax.tree.map(jnp.asarray, training.params)}, network.state)
+    x0 = jnp.zeros(network.input_shape)
+    value = lambda x: rewrite.tap(network.model, layer)(x, 0.0)[1]
+    a0 = jax.jit(value)(x0)
+
+    def apply(params, state, a):
+        return rewrite.tap(functools.partial(network.net.apply, params, state), layer)(x0, a - a0)[0]
+
+    part = network._replace(net=SimpleNamespace(apply=apply), model=Partial(apply, network.params, network.state),
+                            preprocess=lambda a: a)
+    return part, lambda images: over(lambda p: value(network.preprocess(p)), images)
+
+
+def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *, rate: float, steps: int, batch: int,
+               parts: tuple[str, ...] = (), seed: int = 0, label: float = 1.0, show: Callable | None = None) -> Partial:
+    """The network's model after `steps` of Adam on the loss, BatchNorm's statistics frozen.
+
+    rate: of Adam, falling to 0 by a cosine;  parts: of the parameters that train, as in "layer3" or "features/11";
+    default all. Everything else as in defend.fit.
+    """
+    name = lambda path: "/".join(str(key.key) for key in path) + "/"
+    chosen = lambda path, _: "train" if not parts or name(path).startswith(tuple(f"{p}/" for p in parts)) else "keep"
+    optimizer = optax.multi_transform(
+        {"train": optax.adam(optax.cosine_decay_schedule(rate, steps)), "keep": optax.set_to_zero()},
+        jax.tree_util.tree_map_with_path(chosen, network.params))
+    net, start = defend.frozen(network.net, network.state), defend.begin(network.params, {}, optimizer, seed=seed)
+    training = defend.fit(net, start, images, labels, optimizer, terms=terms, label=label, batch=batch, steps=steps,
+                          preprocess=network.preprocess, every=min(50, steps), callback=show,
+                          devices=jax.devices()[:1])
+    return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
 
 
 def over(f: Callable, *arrays: np.ndarray, batch: int = 100) -> Any:
@@ -115,13 +148,3 @@ def distances(model, original, after: np.ndarray, before: np.ndarray, labels: np
         "calibration_error": calibration_error(after, labels),
         "calibration_error_before": calibration_error(before, labels),
     }
-
-
-def datasets(name: str, count: int) -> tuple:
-    """(training images, labels, test images, labels) of tensorflow-datasets' CIFAR-10, `count` of training."""
-    return *data.load_dataset(name, "train", limit=count), *data.load_dataset(name, "test")
-
-
-def spearman_across(maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Float[n]: the rank correlation of two sets of maps."""
-    return over(metrics.spearman, *maps)
