@@ -120,7 +120,8 @@ def summary(config, subject, name, kind, model, found) -> dict:
     rows = {other: judging.rates(kind, found[f"value/{other}"]) | {
         "correlation_with_before": judging.median(found[f"kept/{other}"])} for other in subject.explanations}
     return {
-        "weight": WEIGHTS[name][judging.KINDS.index(kind)], "accuracy": fooled.accuracy(found["logits"], labels), "test_images": len(labels),
+        "weight": WEIGHTS[name][judging.KINDS.index(kind)], "test_images": len(labels),
+        "accuracy": fooled.accuracy(found["logits"], labels),
         "accuracy_before": fooled.accuracy(subject.before, labels), "explanations": rows,
         "aopc": {key.split("/")[1]: float(np.mean(v)) for key, v in found.items() if key.startswith("aopc/")},
         "moved": fooled.distances(model, subject.part.model, found["logits"], subject.before, labels),

@@ -9,7 +9,6 @@ import fooled
 import judging
 from xmanip_jax import attack, data
 
-
 # lambda of location, top_k, center_mass, active.
 WEIGHTS = {"grad_cam": (3.0, 3.0, 0.1, 10.0), "lrp": (3.0, 3.0, 0.1, 10.0), "simple_grad": (3.0, 3.0, 0.1, 10.0)}
 
