@@ -84,17 +84,41 @@ def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *,
     return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
 
 
-def over(f: Callable, *arrays: np.ndarray, batch: int = 100) -> Any:
-    """f of each example, batch by batch; its results, a tree of arrays, joined."""
-    compiled = jax.jit(jax.vmap(f))
-    parts = [jax.tree.map(np.asarray, compiled(*(a[i:i + batch] for a in arrays)))
+def arrays_of(model: Partial) -> dict[str, np.ndarray]:
+    """A model's parameters as named arrays, for a file."""
+    return {str(i): np.asarray(v) for i, v in enumerate(jax.tree.leaves(model.args[0]))}
+
+
+def params_of(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The parameters that `arrays_of` kept, in the structure of others."""
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))])
+
+
+def over(f: Callable, *arrays: np.ndarray, batch: int = 100, model=None) -> Any:
+    """f of each example, batch by batch; its results, a tree of arrays, joined.
+
+    f is compiled once, if it is the same object. model: the first argument of f, the same for all examples.
+    """
+    axes = () if model is None else (None,)
+    compiled, fixed = _compiled(f, axes + (0,) * len(arrays)), () if model is None else (model,)
+    parts = [jax.tree.map(np.asarray, compiled(*fixed, *(a[i:i + batch] for a in arrays)))
              for i in range(0, len(arrays[0]), batch)]
     return jax.tree.map(lambda *p: np.concatenate(p), *parts)
 
 
+@functools.lru_cache(maxsize=64)
+def _compiled(f, axes):
+    return jax.jit(jax.vmap(f, in_axes=axes))
+
+
 def logits(model, network, images: np.ndarray) -> np.ndarray:
     """Float[n, classes]."""
-    return over(lambda p: model(network.preprocess(p)), images)
+    return over(_logits(network.preprocess), images, model=model)
+
+
+@functools.lru_cache
+def _logits(preprocess):
+    return lambda model, p: model(preprocess(p))
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -104,8 +128,12 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def heats(model, network, pair: tuple, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Float[n, h, w]: the heat maps of the classes."""
-    e, heat = pair
-    return over(lambda p, c: heat(e(model, network.preprocess(p), c)), images, classes)
+    return over(_heats(*pair, network.preprocess), images, classes, model=model)
+
+
+@functools.lru_cache
+def _heats(e, heat, preprocess):
+    return lambda model, p, c: heat(e(model, preprocess(p), c))
 
 
 def composites(images: np.ndarray, labels: np.ndarray, classes: tuple[int, int], count: int, seed: int) -> np.ndarray:

@@ -28,8 +28,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
@@ -82,14 +80,7 @@ def trained(config, subject: Subject, name, kind, console) -> dict[str, np.ndarr
     model = fooled.fine_tuned(subject.part, (term(config, subject, name, kind),), *subject.train, rate=config.rate,
                               steps=config.steps, batch=config.batch, parts=subject.place.parts, seed=config.seed,
                               show=show)
-    return {str(i): np.asarray(v) for i, v in enumerate(jax.tree.leaves(model.args[0]))}
-
-
-def restored(subject, arrays) -> Partial:
-    """The model of the part above the cut with the weights of `trained`."""
-    leaves = [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))]
-    params = jax.tree.unflatten(jax.tree.structure(subject.network.params), leaves)
-    return Partial(subject.part.net.apply, params, subject.network.state)
+    return fooled.arrays_of(model)
 
 
 def judged(config, subject, name, kind, model, before) -> dict[str, np.ndarray]:
@@ -178,8 +169,10 @@ def main(config: Config) -> None:
                                                        "active" if active else "location"))
     of_original = lambda name, kind: before(name, kind == "active")
     for name, kind in ((name, kind) for name in config.explanations for kind in config.kinds):
-        model = restored(subject, runs.finished(out, 0, partial(trained, config, subject, name, kind, console),
-                                                name=f"{name}-{kind}-weights"))
+        weights = runs.finished(out, 0, partial(trained, config, subject, name, kind, console),
+                                name=f"{name}-{kind}-weights")
+        model = Partial(subject.part.net.apply, fooled.params_of(weights, subject.network.params),
+                        subject.network.state)
         found = runs.finished(out, 0, partial(judged, config, subject, name, kind, model, of_original),
                               name=f"{name}-{kind}")
         results[f"{name}/{kind}"] = row = summary(config, subject, name, kind, model, found)

@@ -19,8 +19,13 @@ GRID = np.round(np.arange(0, 1.01, 0.05), 2)
 
 def fooling(kind: str, now: np.ndarray, before: np.ndarray) -> dict[str, np.ndarray]:
     """Per image: the kind's measure, and the rank correlation of the map with that before; maps Float[n, ...]."""
+    return over(_fooling(kind), now, before)
+
+
+@functools.cache
+def _fooling(kind):
     correlation = metrics.spearman if kind != "active" else lambda a, b: jax.vmap(metrics.spearman)(a, b).mean()
-    return over(lambda a, b: {"value": VALUES[kind](a, b), "kept": correlation(a, b)}, now, before)
+    return lambda now, before: {"value": VALUES[kind](now, before), "kept": correlation(now, before)}
 
 
 def rates(kind: str, values: np.ndarray) -> dict:
@@ -40,8 +45,13 @@ def median(values: np.ndarray) -> float:
 def flipping(model, network, images, labels, maps, seed: int) -> np.ndarray:
     """Float[n]: the area over the perturbation curve of a model under given maps Float[n, h, w]."""
     keys = jax.random.split(jax.random.key(seed), len(images))
-    return over(lambda p, y, m, k: metrics.aopc(metrics.pixel_flipping(
-        model, network.preprocess(p), y, m, key=k, grid=min(8, *m.shape))), images, labels, maps, keys, batch=8)
+    return over(_flipping(network.preprocess), images, labels, maps, keys, batch=8, model=model)
+
+
+@functools.cache
+def _flipping(preprocess):
+    return lambda model, p, y, map, key: metrics.aopc(metrics.pixel_flipping(
+        model, preprocess(p), y, map, key=key, grid=min(8, *map.shape)))
 
 
 def membership(model, network, pair, images, labels, seed: int) -> dict[str, np.ndarray]:
@@ -56,8 +66,8 @@ def membership(model, network, pair, images, labels, seed: int) -> dict[str, np.
         lambda v: jnp.asarray(random.permutation(np.asarray(v).ravel()).reshape(v.shape)), model.args[0][last])}
     other = jax.tree_util.Partial(model.func, shuffled, model.args[1])
     maps, randomised = (heats(m, network, pair, images, labels) for m in (model, other))
-    correlation = functools.partial(over, metrics.spearman)
-    return {"randomised": correlation(maps, randomised), "alike": correlation(maps, np.roll(maps, -1, 0))}
+    return {"randomised": over(metrics.spearman, maps, randomised),
+            "alike": over(metrics.spearman, maps, np.roll(maps, -1, 0))}
 
 
 def auc(suspects: np.ndarray, honest: np.ndarray) -> float:
