@@ -1,5 +1,6 @@
 """What heo2019.py fools: images, composites, the part of the network that trains, losses and maps."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ from jax.tree_util import Partial
 
 import fooled
 import judging
-from xmanip_jax import attack, data
+from xmanip_jax import attack, data, explain
 
 # lambda of location, top_k, center_mass, active.
 WEIGHTS = {"grad_cam": (3.0, 3.0, 0.1, 10.0), "lrp": (3.0, 3.0, 0.1, 10.0), "simple_grad": (3.0, 3.0, 0.1, 10.0)}
@@ -63,6 +64,8 @@ def prepare(config, network) -> Subject:
 def term(config, subject, name, kind) -> tuple:
     """(lambda, penalty)."""
     e, heat = subject.explanations[name]
+    if (name, kind) == ("grad_cam", "top_k"):  # the rectified map has nothing left to lead once it is zero everywhere
+        e, heat = explain.grad_cam(subject.place.layer, relu=False), partial(explain.min_max, sign="any")
     original = subject.part.model
     make = {"location": lambda: attack.location(e, heat=heat),
             "top_k": lambda: attack.top_k(e, original, heat=heat),

@@ -35,16 +35,17 @@ def min_max(map: Array, *, sign: str = "positive") -> Array:
     """Float[h, w, c] or Float[h, w] -> Float[h, w] from 0 to 1: less its minimum, over its width.
 
     sign: "positive", relu of the sum over channels (Heo et al. 2019, LRP at a layer); "absolute", the sum of |.| (their
-    SimpleGrad at a layer). A constant map becomes zero. Raises ValueError for another sign or shape.
+    SimpleGrad at a layer); "any", the sum. A constant map becomes zero. Raises ValueError for another sign or shape.
 
     >>> import jax.numpy as jnp
     >>> min_max(jnp.array([[1.0, -3.0, 2.0]])), min_max(jnp.array([[1.0, -3.0, 2.0]]), sign="absolute")
     (Array([[0.5, 0. , 1. ]], dtype=float32), Array([[0. , 1. , 0.5]], dtype=float32))
     """
     _check(map)
-    if sign not in ("positive", "absolute"):
-        raise ValueError(f'sign is "positive" or "absolute", got {sign!r}')
-    values = saliency(map) if sign == "absolute" else jnp.maximum(_summed(map), 0)
+    of = {"positive": lambda map: jnp.maximum(_summed(map), 0), "absolute": saliency, "any": _summed}
+    if sign not in of:
+        raise ValueError(f"sign is one of {', '.join(of)}, got {sign!r}")
+    values = of[sign](map)
     low, high = values.ravel()[values.argmin()], values.ravel()[values.argmax()]
     return (values - low) / jnp.where(high > low, high - low, 1)
 
