@@ -3,7 +3,7 @@
     python experiments/fairwashing.py
     python experiments/fairwashing.py --quick        # without data or patience
 
-The teacher is the Small network of Boopathy et al. 2020 on MNIST. The student starts from it and keeps its
+The teacher is trained first: two convolutions and two dense layers, on MNIST. The student starts from it and keeps its
 probabilities, while the heat map of its gradient becomes the target. Judged on held-out images: SSIM of the heat maps
 with the target, scaled by their joint maximum; the largest change of a probability; agreement of predictions. Defences,
 for student and teacher alike: the map projected on the tangent space of the data (principal directions of the nearest
@@ -19,6 +19,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ import inputs
 import report
 import runs
 from xmanip_jax import attack, data, defend, explain, metrics, plot
+from xmanip_jax.models.load import Pretrained
 
 DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#..####.")
 
@@ -38,8 +40,8 @@ DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#
 class Config:
     """One student."""
 
-    network: str = "mnist_smallgap_normal"
-    """With pixels of 28x28 or 32x32: of boopathy2020 in the data folder, or of models.NETWORKS."""
+    network: str = "cnn"
+    """cnn: trained here; or with 28x28 or 32x32 pixels of boopathy2020 in the data folder or of models.NETWORKS."""
     images: int = 20_000
     """Training images, also those that span tangent spaces."""
     judged: int = 200
@@ -47,7 +49,7 @@ class Config:
     alpha: float = 0.8
     """Of the map; 1 - alpha of the outputs."""
     steps: int = 3000
-    batch: int = 32
+    batch: int = 64
     rate: float = 1e-3
     neighbours: int = 30
     dimensions: int = 16
@@ -67,6 +69,40 @@ def target(side: int) -> np.ndarray:
     map = np.zeros((side, side), np.float32)
     map[top:top + glyph.shape[0], left:left + glyph.shape[1]] = glyph
     return map / map.sum()
+
+
+def apply(params, state, x):
+    """Two convolutions with stride 2, two dense layers: Float[28, 28, 1] in [0, 1] -> Float[10]."""
+    for name in ("conv1", "conv2"):
+        x = jax.nn.relu(jax.lax.conv_general_dilated(x[None], params[name], (2, 2), "SAME",
+                                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))[0])
+    hidden = jax.nn.relu(x.ravel() @ params["dense1"] + params["bias1"])
+    return hidden @ params["dense2"] + params["bias2"]
+
+
+def untrained(seed) -> Pretrained:
+    """`apply` with random weights, in the form of models.load."""
+    random = np.random.default_rng(seed)
+    draw = lambda *shape: np.float32(random.normal(size=shape, scale=np.sqrt(2 / np.prod(shape[:-1]))))
+    params = {"conv1": draw(5, 5, 1, 32), "conv2": draw(5, 5, 32, 64), "dense1": draw(7 * 7 * 64, 256),
+              "bias1": np.zeros(256, np.float32), "dense2": draw(256, 10), "bias2": np.zeros(10, np.float32)}
+    return Pretrained("cnn", Partial(apply, params, {}), SimpleNamespace(apply=apply), params, {}, pixels_as_they_are,
+                      (28, 28, 1), 10)
+
+
+def pixels_as_they_are(pixels):
+    return pixels
+
+
+def teacher(config, out) -> Pretrained:
+    """The network of the configuration, trained or read back where it is our own."""
+    if config.quick or config.network != "cnn":
+        return inputs.network(config.network, quick=config.quick)
+    network = untrained(config.seed)
+    images, labels, *_ = read(config, network)
+    train = lambda: fooled.arrays_of(fooled.fine_tuned(network, (), images, labels, rate=1e-3, steps=1000, batch=64))
+    params = fooled.params_of(runs.finished(out, 0, train, name="teacher"), network.params)
+    return network._replace(model=Partial(apply, params, {}), params=params)
 
 
 def read(config, network):
@@ -95,22 +131,19 @@ def trained(config, network, images, labels, goal, console):
 def explained(config, network, model, classes, train, images):
     """Heat maps Float[n, h, w] of a model: "plain", "projected" on the class's images, "smoothed" by noise."""
     e, (xs, ys) = explain.gradient(), train
-    plain = lambda p, c: explain.heatmap(e(model, network.preprocess(p), c))
-    width = float(np.mean(np.asarray(network.preprocess(np.ones(network.input_shape[2], np.float32))
-                                     - network.preprocess(np.zeros(network.input_shape[2], np.float32)))))
-    noisy = explain.smoothgrad(e, sigma=config.sigma * width)
+    low, high = (network.preprocess(np.full(network.input_shape[2], v, np.float32)) for v in (0, 1))
+    noisy = explain.smoothgrad(e, sigma=config.sigma * float(np.mean(high - low)))
     keys = jax.random.split(jax.random.key(config.seed), len(images))
-    found = {"plain": fooled.over(plain, images, classes),
-             "smoothed": fooled.over(lambda p, c, k: explain.heatmap(noisy(model, network.preprocess(p), c, key=k)),
-                                     images, classes, keys)}
-    projected = np.zeros_like(found["plain"])
+    show = lambda e: lambda model, p, c, key: explain.heatmap(e(model, network.preprocess(p), c, key=key))
+    found = {way: fooled.over(show(e), images, classes, keys, model=model)
+             for way, e in (("plain", e), ("smoothed", noisy))}
+    found["projected"] = np.zeros_like(found["plain"])
     for c in np.unique(classes):
-        along = defend.project(e, network.preprocess(xs[ys == c]), neighbours=config.neighbours,
-                               dimensions=config.dimensions)
-        mine = classes == c
-        show = lambda p, along=along, c=c: explain.heatmap(along(model, network.preprocess(p), c))
-        projected[mine] = fooled.over(show, images[mine], batch=25)
-    return found | {"projected": projected}
+        mine, near = classes == c, network.preprocess(xs[ys == c])
+        along = defend.project(e, near, neighbours=config.neighbours, dimensions=config.dimensions)
+        found["projected"][mine] = fooled.over(show(along), images[mine], classes[mine], keys[mine], model=model,
+                                               batch=25)
+    return found
 
 
 def judged(config, network, student, train, test):
@@ -155,7 +188,7 @@ def main(config: Config) -> None:
     console, config = Console(), checked(config)
     out, settings = runs.begin("fairwashing", config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    start, network = time.perf_counter(), inputs.network(config.network, quick=config.quick)
+    start, network = time.perf_counter(), teacher(config, out)
     *train, images, labels = read(config, network)
     goal = target(network.input_shape[0])
     arrays = runs.finished(out, 0, partial(trained, config, network, *train, goal, console), name="student")

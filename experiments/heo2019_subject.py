@@ -11,7 +11,7 @@ import judging
 from xmanip_jax import attack, data, explain
 
 # lambda of location, top_k, center_mass, active.
-WEIGHTS = {"grad_cam": (3.0, 3.0, 0.1, 10.0), "lrp": (3.0, 3.0, 0.1, 10.0), "simple_grad": (3.0, 3.0, 0.1, 10.0)}
+WEIGHTS = {"grad_cam": (3.0, 3.0, 0.1, 10.0), "lrp": (3.0, 3.0, 0.2, 10.0), "simple_grad": (3.0, 3.0, 0.2, 10.0)}
 
 
 class Subject(NamedTuple):
