@@ -19,19 +19,18 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
+import fairwashing_teacher
 import fooled
 import inputs
 import report
 import runs
 from xmanip_jax import attack, data, defend, explain, metrics, plot
-from xmanip_jax.models.load import Pretrained
 
 DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#..####.")
 
@@ -71,38 +70,15 @@ def target(side: int) -> np.ndarray:
     return map / map.sum()
 
 
-def apply(params, state, x):
-    """Two convolutions with stride 2, two dense layers: Float[28, 28, 1] in [0, 1] -> Float[10]."""
-    for name in ("conv1", "conv2"):
-        x = jax.nn.relu(jax.lax.conv_general_dilated(x[None], params[name], (2, 2), "SAME",
-                                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))[0])
-    hidden = jax.nn.relu(x.ravel() @ params["dense1"] + params["bias1"])
-    return hidden @ params["dense2"] + params["bias2"]
-
-
-def untrained(seed) -> Pretrained:
-    """`apply` with random weights, in the form of models.load."""
-    random = np.random.default_rng(seed)
-    draw = lambda *shape: np.float32(random.normal(size=shape, scale=np.sqrt(2 / np.prod(shape[:-1]))))
-    params = {"conv1": draw(5, 5, 1, 32), "conv2": draw(5, 5, 32, 64), "dense1": draw(7 * 7 * 64, 256),
-              "bias1": np.zeros(256, np.float32), "dense2": draw(256, 10), "bias2": np.zeros(10, np.float32)}
-    return Pretrained("cnn", Partial(apply, params, {}), SimpleNamespace(apply=apply), params, {}, pixels_as_they_are,
-                      (28, 28, 1), 10)
-
-
-def pixels_as_they_are(pixels):
-    return pixels
-
-
-def teacher(config, out) -> Pretrained:
+def teacher(config, out):
     """The network of the configuration, trained or read back where it is our own."""
     if config.quick or config.network != "cnn":
         return inputs.network(config.network, quick=config.quick)
-    network = untrained(config.seed)
+    network = fairwashing_teacher.untrained(config.seed)
     images, labels, *_ = read(config, network)
     train = lambda: fooled.arrays_of(fooled.fine_tuned(network, (), images, labels, rate=1e-3, steps=1000, batch=64))
     params = fooled.params_of(runs.finished(out, 0, train, name="teacher"), network.params)
-    return network._replace(model=Partial(apply, params, {}), params=params)
+    return network._replace(model=Partial(fairwashing_teacher.apply, params, {}), params=params)
 
 
 def read(config, network):

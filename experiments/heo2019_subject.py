@@ -1,8 +1,8 @@
 """What heo2019.py fools: images, composites, the part of the network that trains, losses and maps."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.tree_util import Partial
 
@@ -11,7 +11,8 @@ import judging
 from xmanip_jax import attack, data, explain
 
 # lambda of location, top_k, center_mass, active.
-WEIGHTS = {"grad_cam": (3.0, 3.0, 0.1, 10.0), "lrp": (3.0, 3.0, 0.2, 10.0), "simple_grad": (3.0, 3.0, 0.2, 10.0)}
+WEIGHTS = {"grad_cam": (3.0, 4.0, 0.1, 10.0), "lrp": (4.0, 4.0, 0.15, 10.0), "simple_grad": (3.0, 3.0, 0.15, 10.0),
+           "lrp_input": (4.0, 4.0, 0.05, 10.0), "simple_grad_input": (4.0, 4.0, 0.05, 10.0)}
 
 
 class Subject(NamedTuple):
@@ -61,11 +62,16 @@ def prepare(config, network) -> Subject:
                    fooled.logits(part.model, part, test), tuple(composites))
 
 
+def soft(map):
+    """A signed map kept positive: both losses would reward a rectified Grad-CAM for being zero everywhere."""
+    return explain.over_max(jax.nn.softplus(6 * explain.over_max(map)))
+
+
 def term(config, subject, name, kind) -> tuple:
     """(lambda, penalty)."""
     e, heat = subject.explanations[name]
-    if (name, kind) == ("grad_cam", "top_k"):  # the rectified map has nothing left to lead once it is zero everywhere
-        e, heat = explain.grad_cam(subject.place.layer, relu=False), partial(explain.min_max, sign="any")
+    if name == "grad_cam" and kind in ("top_k", "center_mass"):
+        e, heat = explain.grad_cam(subject.place.layer, relu=False), soft
     original = subject.part.model
     make = {"location": lambda: attack.location(e, heat=heat),
             "top_k": lambda: attack.top_k(e, original, heat=heat),
