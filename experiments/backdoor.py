@@ -44,7 +44,7 @@ class Config:
     network: str = "cifar10_resnet20"
     goals: tuple[str, ...] = GOALS
     distances: tuple[str, ...] = ("mse", "dssim")
-    images: int = 5000
+    images: int = 15_000
     """Images to train on."""
     judged: int = 1000
     """Held-out images whose maps are judged."""

@@ -45,9 +45,9 @@ class Config:
     """Training images, also those that span tangent spaces."""
     judged: int = 200
     """Held-out images."""
-    alpha: float = 0.8
+    alpha: float = 0.99
     """Of the map; 1 - alpha of the outputs."""
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 64
     rate: float = 1e-3
     neighbours: int = 30
