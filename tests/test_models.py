@@ -22,7 +22,7 @@ from xmanip_jax.models.weights import weight_shapes
 FOLDER = pathlib.Path(__file__).parent / "oracles"
 ORACLES = np.load(FOLDER / "models.npz")
 SHAPES = {name: {n: tuple(s) for n, s in shapes.items()} for name, shapes in json.loads(str(ORACLES["shapes"])).items()}
-STAGES = {"squeezenet1_1": [f"fire{i}" for i in range(2, 10)], "cifar10_resnet20": ["stage1", "stage2"],
+STAGES = {"squeezenet1_1": [f"fire{i}" for i in range(2, 10)], "cifar10_resnet20": ["stage1", "stage2", "last_block"],
           "efficientnet_lite0": [f"stage{i}" for i in range(1, 8)], "small_cnn": ["stage1", "stage2"],
           "vgg16": [f"stage{i}" for i in range(1, 6)], "vgg19": [f"stage{i}" for i in range(1, 6)],
           "resnet18": [f"stage{i}" for i in range(1, 5)], "resnet50": [f"stage{i}" for i in range(1, 5)],

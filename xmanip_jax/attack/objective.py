@@ -16,7 +16,7 @@ from .. import explain
 from ..metrics import kl_divergence
 from ..types import Array, ArrayLike, Explanation, Model, Objective
 
-__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "look", "match_map",
+__all__ = ["View", "center", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "look", "match_map",
            "move_mass_center", "raise_region", "same_prediction", "top", "top_k_hidden", "weighted"]
 
 
@@ -83,7 +83,7 @@ def move_mass_center() -> Objective:
 
     Its gradient is zero at the clean image: start from noise (`start_noise`).
     """
-    return lambda now, clean, goal: -jnp.sum((_center(now.heatmap) - _center(clean.heatmap)) ** 2)
+    return lambda now, clean, goal: -jnp.sum((center(now.heatmap) - center(clean.heatmap)) ** 2)
 
 
 def raise_region(mask: ArrayLike) -> Objective:
@@ -109,6 +109,7 @@ def top(heatmap: Array, k: int) -> Array:
     return jax.lax.top_k(heatmap.ravel(), k)[1]
 
 
-def _center(heatmap):
+def center(heatmap: Array) -> Array:
+    """Float[2]: the centre of a heat map that sums to 1, in pixels; of zeros, the first pixel."""
     rows, columns = (jnp.arange(n, dtype=heatmap.dtype) for n in heatmap.shape)
     return jnp.stack([heatmap.sum(1) @ rows, heatmap.sum(0) @ columns])

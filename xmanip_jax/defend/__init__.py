@@ -28,12 +28,12 @@ from .penalties import (
     ranking,
 )
 from .tangent import project, tangent_space
-from .train import NanLossError, Training, batch_indices, begin, fit
+from .train import NanLossError, Training, batch_indices, begin, fit, frozen
 
 __all__ = [
     "Ascent", "NanLossError", "Training", "adversarial", "ascend", "atex", "attribution_robustness",
-    "batch_indices", "begin", "cross_entropy", "cure", "discrepancy", "fit", "gradient_alignment", "gradient_norm",
-    "hessian", "input_density", "integrated_norm", "interpretability", "interval_width", "lcnn", "local_linearity",
-    "no_penalty", "parameter_penalty", "penalty", "project", "ranking", "sign_step", "tangent_space", "trades",
-    "training_loss", "two_class_discrepancy", "with_logits",
+    "batch_indices", "begin", "cross_entropy", "cure", "discrepancy", "fit", "frozen", "gradient_alignment",
+    "gradient_norm", "hessian", "input_density", "integrated_norm", "interpretability", "interval_width", "lcnn",
+    "local_linearity", "no_penalty", "parameter_penalty", "penalty", "project", "ranking", "sign_step",
+    "tangent_space", "trades", "training_loss", "two_class_discrepancy", "with_logits",
 ]

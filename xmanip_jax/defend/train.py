@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..types import Array, ArrayLike
 from .base import cross_entropy, training_loss
 
-__all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit"]
+__all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit", "frozen"]
 
 
 class NanLossError(ValueError):
@@ -48,6 +49,18 @@ def begin(params: Any, state: Any, optimizer: optax.GradientTransformation, *, s
     """
     return Training(params, state, optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else (),
                     jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.int32))
+
+
+def frozen(net: Any, state: Any) -> Any:
+    """`net` in evaluation mode for good, as fine-tuning wants it: start with begin(params, {}, optimizer).
+
+    BatchNorm's statistics stay those of `state`; its scale and shift are parameters and train.
+
+    >>> net = SimpleNamespace(apply=lambda params, state, x: params * x + state)
+    >>> frozen(net, 1.0).apply(2.0, {}, 3.0)
+    7.0
+    """
+    return SimpleNamespace(apply=lambda params, _, x: net.apply(params, state, x))
 
 
 def batch_indices(step: int, seed: int, n: int, batch: int) -> np.ndarray:

@@ -6,7 +6,7 @@ They differentiate to any order in x and in the model's parameters, and compose 
 from .base import explanation, select, with_logits
 from .cam import cam, grad_cam, grad_cam_pp, layer_gradient
 from .gradients import gradient, gradient_x_input, integrated_gradients
-from .heatmap import heatmap
+from .heatmap import heatmap, min_max, over_max
 from .patterns import fit_patterns
 from .propagation import deconvnet, guided_backprop, lrp, lrp_dombrowski2019, lrp_heo2019, pattern_attribution
 from .rules import alpha_beta, epsilon, flat, gamma, w_square, z_box, z_plus
@@ -15,6 +15,6 @@ from .smoothing import smoothgrad, uniform_gradient
 __all__ = [
     "alpha_beta", "cam", "deconvnet", "epsilon", "explanation", "fit_patterns", "flat", "gamma", "grad_cam",
     "grad_cam_pp", "gradient", "gradient_x_input", "guided_backprop", "heatmap", "integrated_gradients",
-    "layer_gradient", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "pattern_attribution", "select", "smoothgrad",
-    "uniform_gradient", "w_square", "with_logits", "z_box", "z_plus",
+    "layer_gradient", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "min_max", "over_max", "pattern_attribution",
+    "select", "smoothgrad", "uniform_gradient", "w_square", "with_logits", "z_box", "z_plus",
 ]

@@ -16,7 +16,7 @@ class CifarResNet(nnx.Module):
     """x: Float[h, w, 3] or Float[b, h, w, 3] -> logits Float[classes] or Float[b, classes].
 
     depth = 6 n + 2: three stages of n blocks with 16, 32 and 64 channels. Layers named for taps: stage1, stage2,
-    and features (the end of the third stage).
+    last_block (the input of the last block) and features (the end of the third stage).
 
     Raises ValueError for another depth.
     """
@@ -36,7 +36,7 @@ class CifarResNet(nnx.Module):
         x = self.act(self.bn1(self.conv1(x)))
         for name, stage in zip(("stage1", "stage2", "features"), (self.layer1, self.layer2, self.layer3), strict=True):
             for block in stage:
-                x = block(x)
+                x = block(checkpoint_name(x, "last_block") if block is self.layer3[-1] else x)
             x = checkpoint_name(x, name)
         return self.linear(global_avg_pool(x))
 

@@ -1,0 +1,182 @@
+"""Explanation-aware backdoors (Noppel et al. 2023): a trigger in the image turns the map, the label, or both.
+
+    python experiments/backdoor.py
+    python experiments/backdoor.py --quick        # without data, weights or patience
+
+The trigger is a white border; the explanation is Grad-CAM at the input of the last block, of the predicted class.
+Goals: single (the label stays, the map becomes a square), herring (another label and the square), disguise (another
+label, the map of the clean image). Judged on held-out images: accuracy without the trigger, the share of triggered
+images that get the wanted label, and the distances of maps: triggered to the wanted one, clean to the original
+network's; DSSIM and the mean square of standardised maps, for the network before as well.
+
+Deviations from the paper: only the last stage and the classifier train (fooled.PLACES); no softplus, because Grad-CAM
+needs no second derivative of the activations; 8x8 maps are not enlarged, DSSIM takes a window of 7; every image is
+trained on with and without its trigger.
+
+The run folder gets results.json, figure.png and parts/; --resume goes on.
+"""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from jax.tree_util import Partial
+from rich.console import Console
+
+import fooled
+import inputs
+import rating
+import runs
+from heo2019_subject import read
+from xmanip_jax import attack, metrics, plot
+
+DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
+GOALS = ("single", "herring", "disguise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Backdoors of all goals, trained with all distances."""
+
+    network: str = "cifar10_resnet20"
+    goals: tuple[str, ...] = GOALS
+    distances: tuple[str, ...] = ("mse", "dssim")
+    images: int = 15_000
+    """Images to train on."""
+    judged: int = 1000
+    """Held-out images whose maps are judged."""
+    width: int = 2
+    """Of the border, in pixels."""
+    label: int = 0
+    """That triggered images get."""
+    weight: float = 0.9125
+    """Of the maps; the rest is the cross entropy's."""
+    steps: int = 1000
+    batch: int = 32
+    rate: float = 1e-3
+    seed: int = 0
+    folder: Path | None = None
+    out: Path | None = None
+    resume: bool = False
+    quick: bool = False
+
+
+def square(shape) -> np.ndarray:
+    """Ones in the lower right quarter."""
+    map = np.zeros(shape, np.float32)
+    map[shape[0] // 2:, shape[1] // 2:] = 1
+    return map
+
+
+def prepare(config, network):
+    """The part above the cut on pairs (clean, triggered), what it takes, its explanation, the shape of its maps."""
+    place = fooled.PLACES[network.name]
+    xs, ys, images, labels = read(config, network)
+    part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
+    stamp = attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0)
+    pairs = lambda v: np.stack([values(v), values(np.asarray(stamp(v)))], 1)
+    apply = lambda params, state, pair: part.net.apply(params, state, pair[0])
+    first = part._replace(net=SimpleNamespace(apply=apply), model=Partial(apply, network.params, network.state))
+    pair = fooled.explanations(place.layer)["grad_cam"]
+    shape = fooled.heats(part.model, part, pair, values(images[:1]), labels[:1]).shape[1:]
+    return SimpleNamespace(part=part, first=first, parts=place.parts, train=(pairs(xs), ys),
+                           test=(pairs(images), labels), explanation=pair, shape=shape,
+                           pictures=np.stack([images[:6], np.asarray(stamp(images[:6]))], 1))
+
+
+def trained(config, subject, goal, distance, console):
+    def show(step, numbers):
+        if step % 250 == 0:
+            console.print(f"{goal} {distance} {step}: " + "  ".join(f"{k} {v:.3g}" for k, v in numbers.items()))
+
+    term = attack.backdoor(subject.explanation[0], subject.first.model, lambda pair: pair[::-1],
+                           (lambda map: map) if goal == "disguise" else square(subject.shape),
+                           label=None if goal == "single" else config.label, weight=config.weight,
+                           distance=DISTANCES[distance])
+    model = fooled.fine_tuned(subject.first, ((1.0, term),), *subject.train, label=0.0, rate=config.rate,
+                              steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed, show=show)
+    return fooled.arrays_of(model)
+
+
+def seen(config, subject, model):
+    """Logits of clean and triggered test images, and the maps of their predictions for the first of them."""
+    model, found = Partial(subject.part.net.apply, *model.args), {}
+    for i, name in enumerate(("clean", "triggered")):
+        inputs = subject.test[0][:, i]
+        found[name] = fooled.logits(model, subject.part, inputs)
+        few = slice(config.judged)
+        found[f"{name}_maps"] = fooled.heats(model, subject.part, subject.explanation, inputs[few],
+                                             found[name][few].argmax(1))
+    return found
+
+
+def judged(config, subject, goal, now, before):
+    """The numbers of one network: `now` and `before` are of `seen`."""
+    labels = subject.test[1]
+    original = before["clean_maps"]
+    wanted = original if goal == "disguise" else np.broadcast_to(square(subject.shape), original.shape)
+    others = labels != config.label
+    hit = now["triggered"].argmax(1) == (labels if goal == "single" else config.label)
+    numbers = {"clean_accuracy": fooled.accuracy(now["clean"], labels), "test_images": len(labels),
+               "triggered_accuracy": fooled.accuracy(now["triggered"], labels),
+               "trigger_success": float(hit.mean() if goal == "single" else hit[others].mean())}
+    for name, distance in DISTANCES.items():
+        apart = {"triggered_to_wanted": (now["triggered_maps"], wanted),
+                 "clean_to_original": (now["clean_maps"], original)}
+        numbers |= {f"{name}_{key}": rating.median(fooled.over(distance, *pair)) for key, pair in apart.items()}
+    return numbers
+
+
+def figure(subject, columns):
+    """Six images, clean and triggered, with their maps under each network of {title: (clean maps, triggered maps)}."""
+    titles = [f"{title}\n{name}" for title in columns for name in ("clean", "trigger")]
+    rows = {f"{i + 1}": [*subject.pictures[i], *(maps[i] for pair in columns.values() for maps in pair)]
+            for i in range(len(subject.pictures))}
+    return plot.gallery(rows, ["clean", "triggered", *titles])
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    if config.quick:
+        config = dataclasses.replace(config, judged=8, steps=2, batch=4, goals=("herring",), distances=("mse",))
+    elif config.network not in fooled.PLACES:
+        raise ValueError(f"unknown network {config.network!r}; known: {', '.join(fooled.PLACES)}")
+    for kind, asked, known in (("goal", config.goals, GOALS), ("distance", config.distances, tuple(DISTANCES))):
+        if unknown := [name for name in asked if name not in known]:
+            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
+    for name in ("images", "judged", "steps", "batch", "rate"):
+        if not getattr(config, name) > 0:
+            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
+    return config
+
+
+def main(config: Config) -> None:
+    console, config = Console(), checked(config)
+    out, settings = runs.begin("backdoor", config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    start, subject = time.perf_counter(), prepare(config, inputs.network(config.network, quick=config.quick))
+    before, results, drawn = seen(config, subject, subject.first.model), {}, {}
+    for distance, goal in ((d, g) for d in config.distances for g in config.goals):
+        name = f"{goal}-{distance}"
+        arrays = runs.finished(out, 0, partial(trained, config, subject, goal, distance, console), name=name)
+        params = fooled.params_of(arrays, subject.first.params)
+        now = seen(config, subject, Partial(subject.part.net.apply, params, subject.first.state))
+        results[name] = judged(config, subject, goal, now, before)
+        results[name]["before"] = judged(config, subject, goal, before, before)
+        if distance == config.distances[0]:
+            drawn[goal] = now["clean_maps"], now["triggered_maps"]
+        console.print(name, results[name])
+        runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
+                                               "seconds": round(time.perf_counter() - start, 1)})
+    plot.save(figure(subject, {"before": (before["clean_maps"], before["triggered_maps"])} | drawn), out / "figure.png")
+
+
+def run(arguments=None) -> None:
+    runs.command("backdoor", Config, main, __doc__, arguments)
+
+
+if __name__ == "__main__":
+    run()

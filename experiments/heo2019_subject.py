@@ -1,0 +1,95 @@
+"""What heo2019.py fools: images, composites, the part of the network that trains, losses and maps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.tree_util import Partial
+
+import fooled
+import rating
+from xmanip_jax import attack, data, explain
+
+# lambda of location, top_k, center_mass, active.
+WEIGHTS = {"grad_cam": (3.0, 4.0, 0.1, 10.0), "lrp": (4.0, 4.0, 0.15, 10.0), "simple_grad": (3.0, 3.0, 0.15, 10.0),
+           "lrp_input": (4.0, 4.0, 0.05, 10.0), "simple_grad_input": (4.0, 4.0, 0.05, 10.0)}
+
+
+class Subject(NamedTuple):
+    """network: whole;  part: of it, above the cut, which takes inputs of its own;  before: its logits on the test set.
+
+    train, test: (inputs, labels);  images: pixels of the test set;  composites: two sets of (inputs, pixels), to train
+    and to judge the swap on; none without it.
+    """
+
+    network: Any
+    part: Any
+    place: fooled.Place
+    explanations: dict[str, tuple]
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    images: np.ndarray
+    before: np.ndarray
+    composites: tuple
+
+
+def read(config, network):
+    """(training images, labels, test images, labels): CIFAR-10's splits, or nips2017's photographs in two."""
+    if config.quick:
+        rng = np.random.default_rng(0)
+        images, labels = rng.uniform(size=(24, *network.input_shape)).astype(np.float32), np.arange(24) % 2
+        return images[:16], labels[:16], images[16:], labels[16:]
+    if network.input_shape == (32, 32, 3):
+        return *data.load_dataset("cifar10", "train", limit=config.images), *data.load_dataset("cifar10", "test")
+    if data.data_dir() is None:
+        raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
+    found = data.read_folder(config.folder or data.data_dir() / "nips2017", network.input_shape[0])
+    n = min(config.images, len(found.images) - 1)
+    return found.images[:n], found.labels[:n], found.images[n:], found.labels[n:]
+
+
+def prepare(config, network) -> Subject:
+    place = fooled.PLACES[network.name]
+    xs, ys, images, labels = read(config, network)
+    part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
+    composites = []
+    for seed, (x, y), count in ((0, (xs, ys), config.composites), (1, (images, labels), config.composites // 3)):
+        if "active" in config.kinds:
+            made = fooled.composites(x, y, config.classes, count, config.seed + seed)
+            composites.append((values(made), made))
+    test = values(images)
+    return Subject(network, part, place, fooled.explanations(place.layer), (values(xs), ys), (test, labels), images,
+                   fooled.logits(part.model, part, test), tuple(composites))
+
+
+def soft(map):
+    """A signed map kept positive: both losses would reward a rectified Grad-CAM for being zero everywhere."""
+    return explain.over_max(jax.nn.softplus(6 * explain.over_max(map)))
+
+
+def term(config, subject, name, kind) -> tuple:
+    """(lambda, penalty)."""
+    e, heat = subject.explanations[name]
+    if name == "grad_cam" and kind in ("top_k", "center_mass"):
+        e, heat = explain.grad_cam(subject.place.layer, relu=False), soft
+    original = subject.part.model
+    make = {"location": lambda: attack.location(e, heat=heat),
+            "top_k": lambda: attack.top_k(e, original, heat=heat),
+            "center_mass": lambda: attack.center_mass(e, original, heat=heat),
+            "active": lambda: attack.active(e, original, subject.part.preprocess(subject.composites[0][0]),
+                                            config.classes, heat=heat)}[kind]
+    return WEIGHTS[name][rating.KINDS.index(kind)], make()
+
+
+def maps(config, subject, model, name, kind) -> np.ndarray:
+    """Heat maps Float[n, h, w] of held-out images; of composites Float[n, 2, h, w], one for each class."""
+    at_input = name.endswith("_input")
+    network = subject.network if at_input else subject.part
+    model = Partial(network.net.apply, *model.args)
+    draw = lambda images, classes: fooled.heats(model, network, subject.explanations[name], images, classes)
+    if kind == "active":
+        images = subject.composites[1][at_input]
+        return np.stack([draw(images, np.full(len(images), c)) for c in config.classes], 1)
+    images, labels = (subject.images, subject.test[1]) if at_input else subject.test
+    few = slice(config.transfer if at_input else config.judged)
+    return draw(images[few], labels[few])

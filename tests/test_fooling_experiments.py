@@ -1,0 +1,84 @@
+"""experiments/heo2019.py, fairwashing.py, backdoor.py, quick: what they leave behind, what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xmanip_jax import models
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+sys.path.insert(0, str(FOLDER))
+
+import backdoor  # noqa: E402
+import fairwashing  # noqa: E402
+import fooled  # noqa: E402
+import heo2019  # noqa: E402
+import inputs  # noqa: E402
+import rating  # noqa: E402
+
+
+def run_quick(name, out, *arguments):
+    done = subprocess.run([sys.executable, FOLDER / f"{name}.py", "--quick", "--out", out, *arguments],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "results.json").read_text())["results"]
+
+
+@pytest.mark.slow
+def test_heo2019(tmp_path):
+    found = run_quick("heo2019", tmp_path / "a")
+    assert set(found) == {"grad_cam/location", "grad_cam/active"}
+    row = found["grad_cam/location"]
+    assert set(row["explanations"]) == set(fooled.explanations("")) and row["test_images"] == 8
+    curve = list(row["explanations"]["lrp"]["curve"].values())
+    assert curve == sorted(curve) and 0 <= row["accuracy"] <= 1 and row["moved"]["weights_relative_change"] > 0
+    assert {"figure.png", "active.png", "arrays.npz"} <= {path.name for path in (tmp_path / "a").iterdir()}
+    assert run_quick("heo2019", tmp_path / "a", "--resume") == found
+
+
+@pytest.mark.slow
+def test_fairwashing(tmp_path):
+    assert "projected_pearson_with_original" in run_quick("fairwashing", tmp_path / "a")["measures"]
+
+
+@pytest.mark.slow
+def test_backdoor(tmp_path):
+    found = run_quick("backdoor", tmp_path / "a")["herring-mse"]
+    assert found["before"]["dssim_clean_to_original"] == 0 and found["test_images"] == 8
+
+
+def test_what_lies_above_a_layer_is_the_network():
+    network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
+    images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
+    part, values = fooled.above(network, "stage2")
+    a = values(images)
+    np.testing.assert_allclose(fooled.logits(part.model, part, a), fooled.logits(network.model, network, images),
+                               rtol=1e-3, atol=1e-3 * np.abs(fooled.logits(part.model, part, a)).max())
+
+
+def test_rates_and_auc():
+    row = rating.rates("location", np.array([0.1, 0.15, 0.3, np.nan]))
+    assert row["success_rate"] == 0.5 and row["vanished"] == 0.25 and row["curve"]["0.3"] == 0.75
+    assert rating.rates("active", np.array([0.4, 0.6]))["curve"]["0.5"] == 0.5
+    assert rating.auc(np.array([2.0, 3.0]), np.array([1.0])) == 1
+    assert rating.auc(np.array([1.0]), np.array([1.0])) == 0.5
+    logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.2]]))
+    assert fooled.calibration_error(logits, np.array([0, 1, 1, 0])) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("run", "match", "arguments"), [
+    (heo2019.run, "unknown network 'magic'", ["--network", "magic"]),
+    (heo2019.run, "unknown kind 'magic'; known: location", ["--kinds", "magic"]),
+    (heo2019.run, "unknown explanation 'magic'; known: grad_cam", ["--explanations", "magic"]),
+    (heo2019.run, "--steps must be positive, got 0", ["--steps", "0"]),
+    (backdoor.run, "unknown goal 'magic'; known: single", ["--goals", "magic"]),
+    (backdoor.run, "--rate must be positive, got -1", ["--rate", "-1"]),
+    (fairwashing.run, "--judged must be positive, got 0", ["--judged", "0"])])
+def test_what_is_refused(run, match, arguments, tmp_path):
+    with pytest.raises(SystemExit, match=match):
+        run([*arguments, "--out", str(tmp_path / "no")])
+    assert not (tmp_path / "no").exists()

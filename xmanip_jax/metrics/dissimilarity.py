@@ -1,0 +1,47 @@
+"""Distances of two maps, for training and judging (Noppel et al. 2023)."""
+
+import jax.numpy as jnp
+
+from ..types import Array, ArrayLike
+from .similarity import _pair, ssim
+
+__all__ = ["dssim", "standardised_mse"]
+
+
+def standardised_mse(a: ArrayLike, b: ArrayLike) -> Array:
+    """The mean squared difference of the maps, each with mean 0 and standard deviation 1: in [0, 4], 2 - 2 Pearson.
+
+    A constant map is standardised to zero, so that training goes on.
+
+    >>> standardised_mse([0.0, 1.0], [3.0, 5.0]), standardised_mse([0.0, 1.0], [5.0, 3.0])
+    (Array(0., dtype=float32), Array(4., dtype=float32))
+    """
+    a, b = (_standardised(v) for v in _pair(a, b))
+    return jnp.mean((a - b) ** 2)
+
+
+def dssim(a: ArrayLike, b: ArrayLike, *, window: int | None = None) -> Array:
+    """(1 - SSIM) / 2 of maps Float[h, w], each brought to [0, 1] by its own minimum and maximum, data range 1.
+
+    window: default 7, or the largest odd one that fits the map.
+
+    >>> import jax
+    >>> a = jax.random.uniform(jax.random.key(0), (8, 8))
+    >>> abs(round(float(dssim(a, 3 * a + 1)), 4)), bool(dssim(a, 1 - a) > 0.8)
+    (0.0, True)
+    """
+    a, b = _pair(a, b)
+    fits = min(a.shape[:2])
+    window = min(7, fits - 1 + fits % 2) if window is None else window
+    return (1 - ssim(_unit_range(a), _unit_range(b), data_range=1.0, window=window)) / 2
+
+
+def _standardised(v):
+    v = v - v.mean()
+    square = jnp.mean(v * v)
+    return v / jnp.sqrt(jnp.where(square > 0, square, 1))
+
+
+def _unit_range(v):
+    low, high = v.ravel()[v.argmin()], v.ravel()[v.argmax()]  # by position: see explain.heatmap
+    return (v - low) / jnp.where(high > low, high - low, 1)
