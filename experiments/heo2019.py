@@ -101,14 +101,14 @@ def judged(config, subject, name, kind, model, before) -> dict[str, np.ndarray]:
                                                       flipped, config.seed)
     few = [v[:config.transfer] for v in subject.test]
     return found | {f"membership/{key}": v for key, v in judging.membership(
-        model, subject.part, subject.explanations[name], *few, config.seed).items()}
+        model, subject.part, subject.explanations[name], *few, subject.place.last, config.seed).items()}
 
 
 def summary(config, subject, name, kind, model, found) -> dict:
     """The numbers of one fooled network."""
     labels, pair = subject.test[1], subject.explanations[name]
     honest = judging.membership(subject.part.model, subject.part, pair, *(v[:config.transfer] for v in subject.test),
-                                config.seed)
+                                subject.place.last, config.seed)
     rows = {other: judging.rates(kind, found[f"value/{other}"]) | {
         "correlation_with_before": judging.median(found[f"kept/{other}"])} for other in subject.explanations}
     return {
