@@ -14,6 +14,10 @@ needs no second derivative of the activations; 8x8 maps are not enlarged, DSSIM 
 trained on with and without its trigger.
 
 The run folder gets results.json, figure.png and parts/; --resume goes on.
+
+Run time: 7 minutes on 2 cores shared with others for --images 5000 --steps 500 --distances dssim, whose result is: red
+herring 0.988 success and a DSSIM of 0.02 at a clean accuracy of 0.899 (0.917 before); full disguise 0.977, 0.20, 0.876;
+single trigger a DSSIM of 0.09 at 0.906. The defaults have not been run in full.
 """
 
 import dataclasses

@@ -19,20 +19,22 @@ _ABSOLUTE = functools.partial(explain.min_max, sign="absolute")
 class Place(NamedTuple):
     """Where a network is fooled.
 
-    layer: whose maps are, the input of the last block;  cut: only what lies above it trains;  parts: the names of that.
+    layer: whose maps are, the input of the last block;  last: the last layer's name;  cut: only what lies above it
+    trains;  parts: the names of that.
     """
 
     layer: str
+    last: str = "linear"
     cut: str | None = None
     parts: tuple[str, ...] = ()
 
 
 PLACES = {
-    "cifar10_resnet20": Place("last_block", "stage2", ("layer3", "linear")),
-    "cifar10_resnet56": Place("last_block", "stage2", ("layer3", "linear")),
-    "squeezenet1_1": Place("fire8", "fire6", ("features/10", "features/11", "features/12", "classifier")),
-    "small_cnn_cifar10": Place("stage2"), "vgg19": Place("stage5"),
-    "resnet50": Place("stage3"), "densenet121": Place("denseblock3"),
+    "cifar10_resnet20": Place("last_block", "linear", "stage2", ("layer3", "linear")),
+    "cifar10_resnet56": Place("last_block", "linear", "stage2", ("layer3", "linear")),
+    "squeezenet1_1": Place("fire8", "classifier", "fire6", ("features/10", "features/11", "features/12", "classifier")),
+    "small_cnn_cifar10": Place("stage2"), "vgg19": Place("stage5", "classifier"),
+    "resnet50": Place("stage3", "fc"), "densenet121": Place("denseblock3", "classifier"),
 }
 
 

@@ -54,14 +54,13 @@ def _flipping(preprocess):
         model, preprocess(p), y, map, key=key, grid=min(8, *map.shape)))
 
 
-def membership(model, network, pair, images, labels, seed: int) -> dict[str, np.ndarray]:
+def membership(model, network, pair, images, labels, last: str, seed: int) -> dict[str, np.ndarray]:
     """What a detector without the original network can compare, per image.
 
-    randomised: the rank correlation of the map with the map after the last layer's weights were shuffled; alike: with
-    the map of the next image. A map that says the same whatever the weights or the image is suspicious.
+    randomised: the rank correlation of the map with the map after the weights of the layer `last` were shuffled; alike:
+    with the map of the next image. A map that says the same whatever the weights or the image is suspicious.
     """
     random = np.random.default_rng(seed)
-    last = list(model.args[0])[-1]
     shuffled = {**model.args[0], last: jax.tree.map(
         lambda v: jnp.asarray(random.permutation(np.asarray(v).ravel()).reshape(v.shape)), model.args[0][last])}
     other = jax.tree_util.Partial(model.func, shuffled, model.args[1])
