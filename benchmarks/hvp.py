@@ -10,7 +10,6 @@ in float64 to be the same, is timed in turn with ours. Writes results/hvp.json a
 
 import dataclasses
 import importlib.util
-import json
 import statistics
 import sys
 import time
@@ -134,7 +133,7 @@ def main(config: Config) -> None:
         rows.append(measure(config, batch, peer))
         print(table(rows[-1:]), flush=True)
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(config.out, {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        runs.write_json(config.out, {"config": runs.settings(config),
                                      **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
         config.out.with_suffix(".md").write_text(table(rows))
 

@@ -16,7 +16,6 @@ gradient step with one thing changed, to say what costs. Writes results/second_o
 
 import dataclasses
 import importlib.util
-import json
 import statistics
 import sys
 import tempfile
@@ -284,7 +283,7 @@ def main(config: Config) -> None:
                 rows.append({**measure(config, name, batch, "gradient", surrogate), "ablation": label})
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
             config.out.parent.mkdir(parents=True, exist_ok=True)
-            runs.write_json(config.out, {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+            runs.write_json(config.out, {"config": runs.settings(config),
                                          **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
             config.out.with_suffix(".md").write_text(table(rows))
 

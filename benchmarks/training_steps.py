@@ -10,7 +10,6 @@ convolutions, and what the first layer saves comes off. Writes results/training_
 """
 
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -108,7 +107,7 @@ def main(config: Config) -> None:
     rows = [{"name": k, **of, "limit": limit, "ms": ms[k], "flop_ratio": of["flops"] / found["plain"][1]["flops"],
              "time_ratio": statistics.median(np.array(times[k]) / plain)} for k, (_, of, limit) in found.items()]
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(config.out, {"config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+    runs.write_json(config.out, {"config": runs.settings(config),
                                  **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
     config.out.with_suffix(".md").write_text(table(rows))
     print(table(rows))

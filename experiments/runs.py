@@ -39,9 +39,14 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
 def begin(name: str, config: Any) -> tuple[Path, dict]:
     """The folder of a run, --out or runs/<name>-<time>, by `open_run`; and the settings noted in it."""
     out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
-    open_run(out, settings, resume=config.resume)
+    open_run(out, settings(config), resume=config.resume)
     return out, json.loads((out / "config.json").read_text())
+
+
+def settings(config: Any) -> dict:
+    """What of a configuration makes the results: all but where they go."""
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
+    return json.loads(json.dumps(found, default=str))
 
 
 def open_run(out: Path, config: dict, *, resume: bool) -> Path:
@@ -52,7 +57,6 @@ def open_run(out: Path, config: dict, *, resume: bool) -> Path:
     Raises RunError, before any computation, when the folder cannot be written, is another process's, already holds a
     run, or holds another.
     """
-    config = json.loads(json.dumps(config, default=str))
     noted = out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
