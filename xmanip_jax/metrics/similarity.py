@@ -107,8 +107,9 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
     if window < 3 or window % 2 == 0 or window > min(a.shape[:2]):
         raise ValueError(f"a window of ssim is odd, at least 3 and at most {min(a.shape[:2])}, got {window}")
     if data_range is None:
-        a, b = _scaled(jnp.stack([a, b]))  # changes nothing, keeps the derivatives of tiny maps in float32
-        data_range = jnp.maximum(jnp.abs(a).max(), jnp.abs(b).max())
+        a, b = pair = _scaled(jnp.stack([a, b]))  # changes nothing, keeps the derivatives of tiny maps in float32
+        magnitudes = jnp.abs(pair).ravel()
+        data_range = magnitudes[magnitudes.argmax()]  # by position: see explain.heatmap
         data_range = jnp.where(data_range == 0, 1, data_range)
     a, b = a / data_range, b / data_range
     mean_a, mean_b = _window_mean(a, window), _window_mean(b, window)
