@@ -1,12 +1,17 @@
 """Derivatives against central differences, compiled once for each order (jax.test_util runs op by op); a full disk."""
 
 import contextlib
-import resource
+import errno
+import os
+from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+
+from xmanip_jax import checkpoint
 
 
 def check_derivatives(f, x, *, step=1e-5, rtol=2e-6, atol=1e-9):
@@ -31,11 +36,14 @@ def check_derivatives(f, x, *, step=1e-5, rtol=2e-6, atol=1e-9):
 
 
 @contextlib.contextmanager
-def full_disk(size=100_000):
-    """No file grows beyond `size` bytes: every write after them fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
+def full_disk():
+    """orbax stops half way through a save, as on a full disk: an OSError, and what it began is left behind."""
+
+    def cut_off(path, tree):
+        begun = Path(f"{path}.orbax-checkpoint-tmp")
+        begun.mkdir(parents=True)
+        (begun / "d").write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with mock.patch.object(checkpoint.ocp, "save", cut_off):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -204,19 +204,19 @@ def test_an_interrupted_save_leaves_the_previous_step(tmp_path):
 
 
 def test_a_full_disk_leaves_the_previous_copy_and_nothing_else(tmp_path):
-    small, large = {"a": np.ones(10)}, {"a": np.random.default_rng(0).normal(size=100_000)}
-    checkpoint.save_step(tmp_path, 1, small)
-    checkpoint.save(tmp_path / "copy", small)
+    first, second = {"a": np.ones(10)}, {"a": np.ones(20)}
+    checkpoint.save_step(tmp_path, 1, first)
+    checkpoint.save(tmp_path / "copy", first)
     with full_disk():
-        for save in (lambda: checkpoint.save_step(tmp_path, 2, large),
-                     lambda: checkpoint.save(tmp_path / "copy", large, overwrite=True)):
-            with pytest.raises(checkpoint.CheckpointError, match=r"cannot be written: .*File too large") as error:
+        for save in (lambda: checkpoint.save_step(tmp_path, 2, second),
+                     lambda: checkpoint.save(tmp_path / "copy", second, overwrite=True)):
+            with pytest.raises(checkpoint.CheckpointError, match=r"cannot be written: .*No space left") as error:
                 save()
             assert "\n" not in str(error.value)
     assert sorted(os.listdir(tmp_path)) == ["1", "copy"]
-    equal(checkpoint.load_step(tmp_path), small)
-    equal(checkpoint.load(tmp_path / "copy"), small)
-    checkpoint.save_step(tmp_path, 2, large)
+    equal(checkpoint.load_step(tmp_path), first)
+    equal(checkpoint.load(tmp_path / "copy"), first)
+    checkpoint.save_step(tmp_path, 2, second)
 
 
 def test_a_training_of_another_architecture_is_named(tmp_path):

@@ -7,10 +7,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FIRST = "manipulation"  # of the others, what they show is tested by itself
+NOTEBOOKS = [pytest.param(path, marks=[] if path.stem == FIRST else pytest.mark.slow, id=path.stem)
+             for path in sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_notebook(path, monkeypatch):
     monkeypatch.setenv("XMANIP_QUICK", "1")

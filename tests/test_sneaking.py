@@ -125,6 +125,7 @@ def test_what_is_refused():
         assert match in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_experiment_runs_quickly(tmp_path):
     script = Path(__file__).parent.parent / "experiments" / "sneaking.py"
     done = subprocess.run([sys.executable, script, "--quick", "--out", tmp_path / "out"], capture_output=True,
