@@ -39,6 +39,8 @@ HINTS = {"accuracy": "test split", "top_intersection": "of the leading 50, attac
 class Config:
     """ATEX and what it is compared with."""
 
+    dataset: str = "mnist"
+    """Or cifar10."""
     radii: tuple[float, ...] = (0.02, 0.08)
     """Of ATEX, in pixels in [0, 1]; the paper: 0.08 on MNIST."""
     attack_epsilon: float = 0.08
@@ -63,7 +65,7 @@ class Config:
 
 def evaluated(config, weights, act, images):
     """{measure: Float[n]} of a trained network under the attack on its first test images."""
-    network = models.load("small_cnn", weights, act=act)
+    network = models.load(train.NETWORKS[config.dataset], weights, act=act)
     e, smoothed = explain.gradient(), explain.smoothgrad(explain.gradient(), sigma=0.1, samples=10)
     hide = attack.manipulation(
         e, steps=config.steps, optimizer=attack.default_optimizer(config.steps, 2 * config.attack_epsilon / 10),

@@ -25,6 +25,8 @@ from xmanip_jax import plot
 class Config:
     """The sweeps."""
 
+    dataset: str = "mnist"
+    """Or cifar10."""
     decays: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Decoupled weight decay."""
     betas: tuple[float, ...] = (20.0, 5.0, 2.0, 1.0)

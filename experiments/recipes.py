@@ -1,4 +1,4 @@
-"""The defences that train.py knows, by name, with the settings of one protocol for MNIST."""
+"""The defences that train.py knows, by name, with the settings of one protocol."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ class Recipe(NamedTuple):
 
     weight: of the penalty or of the decay;  label: of the cross entropy;  optimizer(learning rate, weight);
     teacher: distils the network that it starts from;  scratch: another network, which goes on from no plain one;
-    network(act=act(beta), rngs=...) -> the module.
+    network(shape of an image, act(beta), rngs) -> the module.
     """
 
     act: Callable[[float], Callable]
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
     optimizer: Callable[[Any, float], Any] = lambda rate, weight: optax.adam(rate)
     teacher: bool = False
     scratch: bool = False
-    network: Callable[..., Any] = models.SmallCNN
+    network: Callable[..., Any] = lambda shape, act, rngs: models.SmallCNN(channels=shape[-1], act=act, rngs=rngs)
 
 
 def _softplus(beta):
@@ -38,6 +38,10 @@ def _relu(beta):
 
 def _trained_softplus(beta):
     return partial(models.CentredSoftplus, beta)
+
+
+def _lipschitz(shape, act, rngs):
+    return models.SmallLCNN(channels=shape[-1], size=shape[0], act=act, rngs=rngs)
 
 
 def _one(make):
@@ -61,7 +65,7 @@ RECIPES = {
     "cure": Recipe(_softplus, _one(lambda epsilon, inner: defend.cure(step=1.5)), 1e-1),
     "llr": Recipe(_softplus, _one(lambda epsilon, inner: defend.local_linearity(_ascent(epsilon, inner))), 2.0),
     "lcnn": Recipe(_trained_softplus, lambda weight, epsilon, inner, teacher: (
-        (6.1e-3, defend.gradient_norm()), (weight, defend.lcnn())), network=models.SmallLCNN, scratch=True),
+        (6.1e-3, defend.gradient_norm()), (weight, defend.lcnn())), network=_lipschitz, scratch=True),
     "atex": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
         (weight, defend.atex(teacher, radius=epsilon)),), label=0.0, teacher=True),
     "int": Recipe(_relu, _one(lambda epsilon, inner: defend.interpretability(_ascent(epsilon, inner), _CAM, gamma=1.0)),

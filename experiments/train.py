@@ -4,11 +4,11 @@
     python experiments/train.py --defence hessian --start runs/plain/weights.safetensors
     python experiments/train.py --defence plain --quick       # without data: does everything run?
 
-The Small network of Boopathy et al. 2020 on MNIST, from scratch or from the weights of another run. The defences are
-those of recipes.py; --beta is the sharpness of the softplus in those that need a smooth network. Judged on the test
-split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20 sign steps on the cross
-entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that `attack.largest_change` reaches
-while the prediction stays, 20 steps from each of --restarts random starts. It climbs the network itself; a relu
+The Small network of Boopathy et al. 2020 on MNIST or CIFAR-10, from scratch or from the weights of another run. The
+defences are those of recipes.py; --beta is the sharpness of the softplus in those that need a smooth network. Judged on
+the test split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20 sign steps on the
+cross entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that `attack.largest_change`
+reaches while the prediction stays, 20 steps from each of --restarts random starts. It climbs the network itself; a relu
 network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of --epsilons a random search
 that sees no gradient judges the ascent (`attack.flags`).
 
@@ -36,11 +36,15 @@ import runs
 from recipes import RECIPES
 from xmanip_jax import checkpoint, data, defend, models
 
+NETWORKS = {"mnist": "small_cnn", "cifar10": "small_cnn_cifar10"}  # of models.NETWORKS, a set's plain network
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One network, one defence."""
 
+    dataset: str = "mnist"
+    """Or cifar10."""
     defence: str = "plain"
     """Of recipes.RECIPES."""
     weight: float | None = None
@@ -75,22 +79,24 @@ def read(config):
     """(training images, labels, test images, labels)."""
     if config.quick:
         rng = np.random.default_rng(0)
-        images, labels = rng.uniform(size=(64, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 64)
+        shape = models.NETWORKS[NETWORKS[config.dataset]]
+        images = rng.uniform(size=(64, shape.size, shape.size, shape.channels)).astype(np.float32)
+        labels = rng.integers(0, 10, 64)
         return images, labels, images[:4], labels[:4]
-    images, labels = data.load_dataset("mnist", "train", limit=config.images)
-    return images, labels, *data.load_dataset("mnist", "test")
+    images, labels = data.load_dataset(config.dataset, "train", limit=config.images)
+    return images, labels, *data.load_dataset(config.dataset, "test")
 
 
 def trained(config, out, console):
     """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
     recipe = RECIPES[config.defence]
     images, labels, *test = read(config)
-    module = recipe.network(act=recipe.act(config.beta), rngs=nnx.Rngs(config.seed))
+    module = recipe.network(images.shape[1:], recipe.act(config.beta), nnx.Rngs(config.seed))
     if config.start:
         models.load_weights(module, config.start)
     net, params, state = models.functional(module)
     steps = config.epochs * (len(images) // config.batch)
-    teacher = config.start and models.load("small_cnn", config.start).model
+    teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
     weight = recipe.weight if config.weight is None else config.weight
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.rate, steps), weight)
     like = defend.begin(params, state, optimizer, seed=config.seed)
@@ -116,6 +122,8 @@ def trained(config, out, console):
 
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    if config.dataset not in NETWORKS:
+        raise ValueError(f"unknown dataset {config.dataset!r}; known: {', '.join(NETWORKS)}")
     if config.defence not in RECIPES:
         raise ValueError(f"unknown defence {config.defence!r}; known: {', '.join(RECIPES)}")
     if config.quick:

@@ -21,6 +21,7 @@ from recipes import RECIPES
 from xmanip_jax import models
 
 FOLDER = Path(__file__).parent.parent / "zoo"
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 ABOUT = """# Networks trained with defences
 
 MNIST, {architecture}. {protocol}
@@ -46,10 +47,10 @@ def load(name: str) -> models.Pretrained:
     known = cards()
     if name not in known:
         raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
-    recipe = RECIPES[known[name]["defence"]]
-    module = recipe.network(act=recipe.act(known[name]["beta"]), rngs=nnx.Rngs(0))
+    recipe, shape = RECIPES[known[name]["defence"]], SHAPES[name.partition("_")[0]]
+    module = recipe.network(shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
     net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
-    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, (28, 28, 1), 10)
+    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, shape, 10)
 
 
 def card(folder: Path) -> dict:

@@ -128,6 +128,8 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
         chosen = batch_indices(now, seed, len(images), batch)
         xs, ys = (jax.device_put(v[chosen], split) for v in (images, labels))
         training, numbers = run(training, xs, ys)
+        if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight can lock each other
+            jax.block_until_ready(training)
         if (now + 1) % every == 0 or now + 1 == steps:
             found = {name: float(v) for name, v in numbers.items()}
             if not np.isfinite(found["loss"]):
