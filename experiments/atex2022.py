@@ -12,6 +12,9 @@ for a map that stays; and how alike the map and its SmoothGrad are without any a
 Deviations: the mask is that of the clean map, as in Ghorbani et al. 2019, not of the current one; the projection has no
 sign error; Adam on all pixels, not steps of a largest entry. The run folder gets results.json and arrays.npz; finished
 trainings and attacks are kept, and --resume goes on.
+
+Run time: about an hour on 2 cores for three seeds. Result of --radii 0.1 --seeds 3 --count 100: top intersection 0.06
+(plain), 0.59 (softplus), 0.71 (ATEX); Spearman 0.23, 0.80, 0.87; smoothness 0.70, 0.99, 0.99.
 """
 
 import dataclasses
