@@ -209,6 +209,17 @@ def test_a_set_that_is_not_there_comes_with_two_ways_out(tmp_path, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "mnist:3.0.1"])
+@pytest.mark.parametrize("default", [False, True], ids=["folder", "default folder"])
+def test_a_set_named_with_or_without_its_version_is_missing_alike(name, default, tmp_path, monkeypatch):
+    constants = pytest.importorskip("tensorflow_datasets.core.constants")
+    monkeypatch.delenv("XMANIP_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
+    with pytest.raises(data.DatasetError, match=f"^{name} is not prepared as array_record"):
+        data.load_dataset(name, "test", data_dir=None if default else tmp_path)
+
+
 @needs_sets
 def test_bad_splits_are_named():
     with pytest.raises(data.DatasetError, match=r"cifar10: Unknown split 'tset'"):

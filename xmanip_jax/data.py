@@ -218,7 +218,7 @@ def load_dataset(name: str, split: str, *, data_dir: str | os.PathLike | None = 
             source = tfds.data_source(name, split=split, data_dir=folder, download=False)
         except tfds.core.DatasetNotFoundError:
             raise DatasetError(f"tensorflow-datasets knows no set {name!r}") from None
-        except (NotImplementedError, OSError, AssertionError):  # what it raises for a set that is not there
+        except (NotImplementedError, OSError, AssertionError, KeyError):  # for a set that is not there
             raise DatasetError(_not_prepared(name, folder)) from None
         except ValueError as error:
             raise DatasetError(f"{name}: {_one_line(error)}") from None
