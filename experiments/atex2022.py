@@ -19,19 +19,19 @@ Run time: about an hour on 2 cores for three seeds. Result of --radii 0.1 --seed
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import judge
 import report
 import runs
 import study
 import train
-from recipes import RECIPES
-from xmanip_jax import attack, explain, metrics, models, smooth
+from recipes import NETWORKS, RECIPES
+from xmanip_jax import attack, explain, metrics, models
 
 TOP = 50
 HINTS = {"accuracy": "test split", "top_intersection": "of the leading 50, attacked", "spearman": "attacked",
@@ -39,11 +39,9 @@ HINTS = {"accuracy": "test split", "top_intersection": "of the leading 50, attac
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(study.Protocol):
     """ATEX and what it is compared with."""
 
-    dataset: str = "mnist"
-    """Or cifar10."""
     radii: tuple[float, ...] = (0.02, 0.08)
     """Of ATEX, in pixels in [0, 1]; the paper: 0.08 on MNIST."""
     attack_epsilon: float = 0.08
@@ -51,29 +49,17 @@ class Config:
     """Of the attack."""
     count: int = 200
     """Test images that are attacked."""
-    seeds: int = 1
-    images: int = 12_000
-    base_epochs: int = 3
-    epochs: int = 2
-    batch: int = 50
-    base_rate: float = 4e-3
-    rate: float = 2e-3
     beta: float = 5.0
-    out: Path | None = None
-    """The run folder; default: runs/atex2022-<time>."""
-    resume: bool = False
-    quick: bool = False
-    """64 random images, a few steps, one radius."""
 
 
 def evaluated(config, weights, act, images):
     """{measure: Float[n]} of a trained network under the attack on its first test images."""
-    network = models.load(train.NETWORKS[config.dataset], weights, act=act)
+    network = models.load(NETWORKS[config.dataset], weights, act=act)
     e, smoothed = explain.gradient(), explain.smoothgrad(explain.gradient(), sigma=0.1, samples=10)
     hide = attack.manipulation(
         e, steps=config.steps, optimizer=attack.default_optimizer(config.steps, 2 * config.attack_epsilon / 10),
         objective=attack.hide_top_k(TOP), constraint=attack.linf(config.attack_epsilon),
-        surrogate=smooth.relative() if act is jax.nn.relu else smooth.none())
+        surrogate=judge.surrogate_of(act))
     found = hide(network.model, images, key=jax.random.key(config.seeds))
     keys = jax.random.split(jax.random.key(0), len(images))
     softened = jax.jit(jax.vmap(lambda x, y, key: explain.heatmap(smoothed(network.model, x, y, key=key))))
@@ -87,8 +73,7 @@ def main(config: Config) -> None:
     console = Console()
     if config.quick:
         config = dataclasses.replace(config, radii=config.radii[:1], steps=2, count=2)
-    if min(config.count, config.steps, config.seeds, config.attack_epsilon, *config.radii) <= 0:
-        raise ValueError("--count, --steps, --seeds, --attack-epsilon and all --radii must be positive")
+    runs.check_positive(config, "count", "steps", "seeds", "attack_epsilon", "radii")
     taken, base = study.shared(config)
     taken |= {"epsilons": (config.attack_epsilon,), "judged": config.count}
     of = lambda defence, **options: train.Config(**taken | options | {"defence": defence})

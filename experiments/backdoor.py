@@ -92,16 +92,13 @@ def prepare(config, network):
 
 
 def trained(config, subject, goal, distance, console):
-    def show(step, numbers):
-        if step % 250 == 0:
-            console.print(f"{goal} {distance} {step}: " + "  ".join(f"{k} {v:.3g}" for k, v in numbers.items()))
-
     term = attack.backdoor(subject.explanation[0], subject.first.model, lambda pair: pair[::-1],
                            (lambda map: map) if goal == "disguise" else square(subject.shape),
                            label=None if goal == "single" else config.label, weight=config.weight,
                            distance=DISTANCES[distance])
     model = fooled.fine_tuned(subject.first, ((1.0, term),), *subject.train, label=0.0, rate=config.rate,
-                              steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed, show=show)
+                              steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed,
+                              show=fooled.reporting(console, f"{goal} {distance}"))
     return fooled.arrays_of(model)
 
 
@@ -146,14 +143,11 @@ def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
         config = dataclasses.replace(config, judged=8, steps=2, batch=4, goals=("herring",), distances=("mse",))
-    elif config.network not in fooled.PLACES:
-        raise ValueError(f"unknown network {config.network!r}; known: {', '.join(fooled.PLACES)}")
-    for kind, asked, known in (("goal", config.goals, GOALS), ("distance", config.distances, tuple(DISTANCES))):
-        if unknown := [name for name in asked if name not in known]:
-            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
-    for name in ("images", "judged", "steps", "batch", "rate"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
+    else:
+        runs.check_known("network", config.network, fooled.PLACES)
+    runs.check_known("goal", config.goals, GOALS)
+    runs.check_known("distance", config.distances, DISTANCES)
+    runs.check_positive(config, "images", "judged", "steps", "batch", "rate")
     return config
 
 

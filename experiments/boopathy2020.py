@@ -25,10 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 import inputs
+import judge
 import runs
 from xmanip_jax import data, defend, explain, geometry, metrics
 
 CAM = explain.cam("features")
+STEP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +55,8 @@ class Config:
     """Random images, a random network, few steps."""
 
 
-@jax.jit
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
 def ata_step(model, x, z, y, epsilon):
-    return defend.sign_step(lambda z: defend.cross_entropy(model(z), y), z, geometry.ball(x, epsilon, 0, 1), 0.01)
+    return judge.climbed(model, x, y, z, epsilon, STEP)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -64,7 +64,7 @@ def ata_step(model, x, z, y, epsilon):
 def aai_step(model, x, z, y, epsilon, k):
     top = jax.lax.top_k(CAM(model, x, y).ravel(), k)[1]
     mass = lambda z: -CAM(model, z, y).ravel()[top].sum()
-    return defend.sign_step(mass, z, geometry.ball(x, epsilon, 0, 1), 0.01)
+    return defend.sign_step(mass, z, geometry.ball(x, epsilon, 0, 1), STEP)
 
 
 @jax.jit
@@ -106,8 +106,7 @@ def main(config: Config) -> None:
     console = Console()
     if config.quick:
         config = dataclasses.replace(config, networks=("random",), epsilons=(0.1,), count=4, ata_steps=2, aai_steps=2)
-    if min(config.count, config.ata_steps, config.aai_steps, config.k, *config.epsilons) <= 0:
-        raise ValueError("--count, --ata-steps, --aai-steps, --k and all epsilons must be positive")
+    runs.check_positive(config, "count", "ata_steps", "aai_steps", "k", "epsilons")
     if config.quick:
         rng = np.random.default_rng(config.seed)
         images, labels = rng.uniform(size=(8, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 8)

@@ -142,8 +142,7 @@ def checked(config):
     if config.quick:
         config = dataclasses.replace(config, networks=("random",), kappas=(2.0,), epsilons=(1e-3, 1e-2), count=4,
                                      certified=1, batch=2, linear=False)
-    if min(config.count, config.certified, config.batch, config.k, *config.kappas, *config.epsilons) <= 0:
-        raise ValueError("--count, --certified, --batch, --k, all kappas and all epsilons must be positive")
+    runs.check_positive(config, "count", "certified", "batch", "k", "kappas", "epsilons")
     if config.certified > config.count:
         raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")
     return config

@@ -12,7 +12,6 @@ Run time: about 2 hours on 2 cores for all eleven and three seeds; the result is
 """
 
 import dataclasses
-from pathlib import Path
 
 from rich.console import Console
 
@@ -20,25 +19,16 @@ import runs
 import study
 import train
 from recipes import RECIPES
-from xmanip_jax import plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(study.Protocol):
     """The comparison."""
 
-    dataset: str = "mnist"
-    """Or cifar10."""
     names: tuple[str, ...] = ("plain", "weight_decay", "softplus", "hessian", "gradient_alignment", "cure", "atex",
                               "lcnn", "int", "int_adv", "adversarial")
     """Of recipes.RECIPES; plain must be among them."""
     seeds: int = 3
-    images: int = 12_000
-    base_epochs: int = 3
-    epochs: int = 2
-    batch: int = 50
-    base_rate: float = 4e-3
-    rate: float = 2e-3
     beta: float = 5.0
     """Sharpness of softplus."""
     epsilon: float = 0.1
@@ -52,11 +42,6 @@ class Config:
     restarts: int = 2
     full: bool = False
     """All images, 20 + 20 epochs, 40 inner steps, 1000 judged images, 5 restarts."""
-    out: Path | None = None
-    """The run folder; default: runs/defences-<time>."""
-    resume: bool = False
-    quick: bool = False
-    """64 random images, a few steps, three defences."""
 
 
 def checked(config):
@@ -66,8 +51,7 @@ def checked(config):
                                      restarts=5)
     if config.quick:
         config = dataclasses.replace(config, names=("plain", "hessian", "atex"), seeds=1, epsilons=(0.1,))
-    if unknown := [name for name in config.names if name not in RECIPES]:
-        raise ValueError(f"unknown defence {unknown[0]!r}; known: {', '.join(RECIPES)}")
+    runs.check_known("defence", config.names, RECIPES)
     if "plain" not in config.names:
         raise ValueError(f"the others are compared with plain: --names has it, got {', '.join(config.names)}")
     if config.seeds < 1:
@@ -79,11 +63,7 @@ def main(config: Config) -> None:
     console, config = Console(), checked(config)
     shared, base = study.shared(config)
     variants = {name: train.Config(**shared, defence=name) for name in config.names}
-    out, settings = runs.begin("defences", config)
-    console.print(f"run folder: [bold]{out}[/bold]")
-    found = study.trainings(variants, config.seeds, out, console, base=base)
-    rows = study.write(out, settings, found, config.epsilons, console)
-    plot.save(study.figure(rows, config.epsilons), out / "figure.png")
+    study.carry_out("defences", config, variants, base, console)
 
 
 def run(arguments=None) -> None:

@@ -84,12 +84,9 @@ def checked(config):
                                      kappas=(1.0, 5.0), defended_count=4)
         if config.explanations == methods.PAPER:  # one of each kind: compiling the others takes most of a minute
             config = dataclasses.replace(config, explanations=("gradient", "lrp", "pattern_attribution"))
-    for kind, asked, known in (("explanation", config.explanations, methods.EXPLANATIONS),
-                               ("network", config.networks, tuple(models.NETWORKS))):
-        if unknown := [name for name in asked if name not in known]:
-            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
-    if min(config.count, config.steps, config.batch, *config.kappas, config.defended_kappa) <= 0:
-        raise ValueError("--count, --steps, --batch and all kappas must be positive")
+    runs.check_known("explanation", config.explanations, methods.EXPLANATIONS)
+    runs.check_known("network", config.networks, models.NETWORKS)
+    runs.check_positive(config, "count", "steps", "batch", "kappas", "defended_kappa")
     for name in config.networks if config.patterns else ():
         if not (file := config.patterns / f"{name}.safetensors").is_file():
             raise ValueError(f"{file}: no such file")

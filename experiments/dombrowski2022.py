@@ -15,43 +15,27 @@ Run time: about 20 minutes on 2 cores. Result (one seed, MNIST): at epsilon 0.05
 """
 
 import dataclasses
-from pathlib import Path
 
 from rich.console import Console
 
 import runs
 import study
 import train
-from xmanip_jax import plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(study.Protocol):
     """The sweeps."""
 
-    dataset: str = "mnist"
-    """Or cifar10."""
     decays: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Decoupled weight decay."""
     betas: tuple[float, ...] = (20.0, 5.0, 2.0, 1.0)
     """Sharpness of softplus."""
     weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
     """Of the Hessian penalty."""
-    seeds: int = 1
-    images: int = 12_000
-    base_epochs: int = 3
-    epochs: int = 2
-    batch: int = 50
-    base_rate: float = 4e-3
-    rate: float = 2e-3
     epsilons: tuple[float, ...] = (0.05, 0.1)
     judged: int = 100
     restarts: int = 2
-    out: Path | None = None
-    """The run folder; default: runs/dombrowski2022-<time>."""
-    resume: bool = False
-    quick: bool = False
-    """64 random images, a few steps, one strength of each."""
 
 
 def main(config: Config) -> None:
@@ -63,11 +47,7 @@ def main(config: Config) -> None:
     variants = {"plain": of("plain"), **{f"weight_decay {w:g}": of("weight_decay", weight=w) for w in config.decays},
                 **{f"softplus beta {b:g}": of("softplus", beta=b) for b in config.betas},
                 **{f"hessian {w:g}": of("hessian", weight=w) for w in config.weights}}
-    out, settings = runs.begin("dombrowski2022", config)
-    console.print(f"run folder: [bold]{out}[/bold]")
-    found = study.trainings(variants, config.seeds, out, console, base=base)
-    rows = study.write(out, settings, found, config.epsilons, console)
-    plot.save(study.figure(rows, config.epsilons), out / "figure.png")
+    study.carry_out("dombrowski2022", config, variants, base, console)
 
 
 def run(arguments=None) -> None:

@@ -37,6 +37,7 @@ import report
 import runs
 from xmanip_jax import attack, data, defend, explain, metrics, plot
 
+SSIM = partial(metrics.ssim, window=None)
 DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#..####.")
 
 
@@ -99,13 +100,9 @@ def read(config, network):
 
 
 def trained(config, network, images, labels, goal, console):
-    def show(step, numbers):
-        if step % 250 == 0:
-            console.print(f"{step}: " + "  ".join(f"{k} {v:.3g}" for k, v in numbers.items()))
-
     term = attack.fairwash(explain.gradient(), network.model, goal, alpha=config.alpha)
     model = fooled.fine_tuned(network, ((1.0, term),), images, labels, label=0.0, rate=config.rate, steps=config.steps,
-                              batch=config.batch, seed=config.seed, show=show)
+                              batch=config.batch, seed=config.seed, show=fooled.reporting(console, "student"))
     return fooled.arrays_of(model)
 
 
@@ -141,7 +138,7 @@ def judged(config, network, student, train, test):
 
 def numbers(found, goal):
     """Per image: {measure: Float[n]}."""
-    ssim, pearson = partial(fooled.over, report._ssim), partial(fooled.over, metrics.pearson)
+    ssim, pearson = partial(fooled.over, SSIM), partial(fooled.over, metrics.pearson)
     rows = {"probability_change": fooled.over(metrics.probability_change, *(
         found[f"logits/{who}"] for who in ("student", "teacher")))}
     for way in ("plain", "projected", "smoothed"):
@@ -159,9 +156,7 @@ def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
         config = dataclasses.replace(config, judged=4, steps=2, batch=4, neighbours=8, dimensions=4)
-    for name in ("images", "judged", "steps", "batch", "rate", "sigma"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
+    runs.check_positive(config, "images", "judged", "steps", "batch", "rate", "sigma")
     return config
 
 
@@ -175,8 +170,8 @@ def main(config: Config) -> None:
     arrays = runs.finished(out, 0, partial(trained, config, network, *train, goal, console), name="student")
     student = Partial(network.net.apply, fooled.params_of(arrays, network.params), network.state)
     found = runs.finished(out, 0, partial(judged, config, network, student, train, images), name="judged")
-    rows = report.summary(numbers(found, goal), config.seed)
-    within = np.asarray(numbers(found, goal)["probability_change"]) <= 0.02
+    measured = numbers(found, goal)
+    rows, within = report.summary(measured, config.seed), np.asarray(measured["probability_change"]) <= 0.02
     moved = fooled.distances(student, network.model, found["logits/student"], found["logits/teacher"], labels)
     results = {"measures": rows, "probabilities_within_0.02": float(within.mean()), "moved": moved,
                "accuracy": fooled.accuracy(found["logits/student"], labels), "test_images": len(labels),

@@ -86,6 +86,15 @@ def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *,
     return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
 
 
+def reporting(console, name: str, every: int = 250) -> Callable:
+    """A `show` of `fine_tuned` that prints the numbers of some steps."""
+    def show(step, numbers):
+        if step % every == 0:
+            console.print(f"{name} {step}: " + "  ".join(f"{k} {v:.3g}" for k, v in numbers.items()))
+
+    return show
+
+
 def arrays_of(model: Partial) -> dict[str, np.ndarray]:
     """A model's parameters as named arrays, for a file."""
     return {str(i): np.asarray(v) for i, v in enumerate(jax.tree.leaves(model.args[0]))}

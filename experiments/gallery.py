@@ -71,10 +71,8 @@ def figure(arrays):
 
 def main(config: Config) -> None:
     console = Console()
-    if unknown := [name for name in config.explanations if name not in methods.EXPLANATIONS]:
-        raise ValueError(f"unknown explanation {unknown[0]!r}; known: {', '.join(methods.EXPLANATIONS)}")
-    if min(config.steps, config.size) <= 0:
-        raise ValueError(f"--steps and --size must be positive, got {config.steps} and {config.size}")
+    runs.check_known("explanation", config.explanations, methods.EXPLANATIONS)
+    runs.check_positive(config, "steps", "size")
     network = models.load(config.network)
     out, settings = runs.begin("gallery", config)
     console.print(f"run folder: [bold]{out}[/bold]")

@@ -79,13 +79,9 @@ class Config:
 
 def trained(config, subject: Subject, name, kind, console) -> dict[str, np.ndarray]:
     """The weights of a fooled network, as arrays "0", "1", ..."""
-    def show(step, numbers):
-        if step % 250 == 0:
-            console.print(f"{name} {kind} {step}: " + "  ".join(f"{k} {v:.3g}" for k, v in numbers.items()))
-
     model = fooled.fine_tuned(subject.part, (term(config, subject, name, kind),), *subject.train, rate=config.rate,
                               steps=config.steps, batch=config.batch, parts=subject.place.parts, seed=config.seed,
-                              show=show)
+                              show=fooled.reporting(console, f"{name} {kind}"))
     return fooled.arrays_of(model)
 
 
@@ -153,15 +149,11 @@ def checked(config):
         config = dataclasses.replace(config, judged=8, transfer=6, flipped=6, composites=18, steps=2, batch=4,
                                      classes=(0, 1), explanations=config.explanations[:1],
                                      kinds=tuple(k for k in config.kinds if k in ("location", "active")))
-    elif config.network not in fooled.PLACES:
-        raise ValueError(f"unknown network {config.network!r}; known: {', '.join(fooled.PLACES)}")
-    for kind, asked, known in (("kind", config.kinds, rating.KINDS),
-                               ("explanation", config.explanations, tuple(fooled.explanations("")))):
-        if unknown := [name for name in asked if name not in known]:
-            raise ValueError(f"unknown {kind} {unknown[0]!r}; known: {', '.join(known)}")
-    for name in ("images", "judged", "transfer", "flipped", "composites", "steps", "batch", "rate"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
+    else:
+        runs.check_known("network", config.network, fooled.PLACES)
+    runs.check_known("kind", config.kinds, rating.KINDS)
+    runs.check_known("explanation", config.explanations, fooled.explanations(""))
+    runs.check_positive(config, "images", "judged", "transfer", "flipped", "composites", "steps", "batch", "rate")
     return config
 
 

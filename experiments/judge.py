@@ -18,11 +18,11 @@ def right(model, x, y):
 
 
 @jax.jit
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
-def climbed(model, x, y, z, epsilon):
+@partial(jax.vmap, in_axes=(None, 0, 0, 0, None, None))
+def climbed(model, x, y, z, epsilon, step):
     """A sign step on the cross entropy within epsilon of x."""
     loss = lambda z: defend.cross_entropy(model(z), y)
-    return defend.sign_step(loss, z, geometry.ball(x, epsilon, 0, 1), 2.5 * epsilon / STEPS)
+    return defend.sign_step(loss, z, geometry.ball(x, epsilon, 0, 1), step)
 
 
 def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=None):
@@ -37,7 +37,7 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
     for epsilon in epsilons:
         z = x
         for _ in range(STEPS):
-            z = climbed(model, x, y, z, epsilon)
+            z = climbed(model, x, y, z, epsilon, 2.5 * epsilon / STEPS)
         found[f"adversarial_accuracy@{epsilon:g}"] = np.float32(right(model, z, y))
         search = attack.largest_change(explain.gradient(), epsilon=epsilon, steps=STEPS, restarts=restarts,
                                        surrogate=surrogate)

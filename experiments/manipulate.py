@@ -83,13 +83,10 @@ class Config:
 
 def checked(config):
     """Refuse what can be refused before anything is read or computed."""
-    if config.explanation not in methods.EXPLANATIONS:
-        raise ValueError(f"unknown explanation {config.explanation!r}; known: {', '.join(methods.EXPLANATIONS)}")
-    if config.network not in models.NETWORKS:
-        raise ValueError(f"unknown network {config.network!r}; known: {', '.join(models.NETWORKS)}")
-    for name in ("steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon", "output_weight"):
-        if (value := getattr(config, name)) is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    runs.check_known("explanation", config.explanation, methods.EXPLANATIONS)
+    runs.check_known("network", config.network, models.NETWORKS)
+    runs.check_positive(config, "steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon",
+                        "output_weight")
     if (config.constraint == "box") != (config.epsilon is None):
         wanted = "no" if config.constraint == "box" else "an"
         raise ValueError(f"--constraint {config.constraint} takes {wanted} --epsilon")

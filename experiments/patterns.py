@@ -41,8 +41,7 @@ class Config:
 def main(config: Config) -> None:
     if (config.images is None) == (config.dataset is None):
         raise ValueError("choose one of --images and --dataset")
-    if min(config.count, config.batch) <= 0:
-        raise ValueError(f"--count and --batch must be positive, got {config.count} and {config.batch}")
+    runs.check_positive(config, "count", "batch")
     if not config.out.parent.is_dir():
         raise ValueError(f"the folder of {config.out} does not exist")
     network = models.load(config.network, config.weights)

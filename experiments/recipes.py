@@ -54,6 +54,8 @@ def _ascent(epsilon, inner):
 
 _CAM = explain.cam("features")
 
+NETWORKS = {"mnist": "small_cnn", "cifar10": "small_cnn_cifar10"}  # of models.NETWORKS, a data set's plain network
+
 RECIPES = {
     "plain": Recipe(_relu),
     "weight_decay": Recipe(_relu, weight=0.1, optimizer=lambda rate, weight: optax.adamw(rate, weight_decay=weight)),

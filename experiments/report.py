@@ -1,6 +1,6 @@
 """The numbers of a manipulation, from its arrays alone, and how they are shown."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -36,18 +36,12 @@ def _measured(a):
     return {
         "map_pearson": metrics.pearson(a["map_adv"], a["map_target"]),
         "map_pearson_before": metrics.pearson(a["map_original"], a["map_target"]),
-        "map_ssim": _ssim(a["map_adv"], a["map_target"]),
+        "map_ssim": metrics.ssim(a["map_adv"], a["map_target"], window=None),
         "map_mse": metrics.mse(a["map_adv"], a["map_target"]),
         "image_mse": metrics.mse(a["x_adv"], a["x"]),
         "image_ssim": metrics.ssim(a["x_adv"], a["x"], data_range=1.0),
         "probability_change": metrics.probability_change(a["logits_adv"], a["logits_original"]),
     }
-
-
-def _ssim(a, b):
-    """With scikit-image's window of 7, or the largest that fits a map of a few cells, as those of CAMs are."""
-    fits = min(a.shape)
-    return metrics.ssim(a, b, window=min(7, fits - 1 + fits % 2))
 
 
 def summary(numbers: dict[str, np.ndarray], seed: int, mean: Collection[str] = ("prediction_unchanged",)) -> dict:
@@ -58,6 +52,17 @@ def summary(numbers: dict[str, np.ndarray], seed: int, mean: Collection[str] = (
         found = metrics.summarise({name: values}, key=jax.random.key(seed), statistic=statistic)[name]
         rows[name] = {"statistic": statistic.__name__, **found._asdict()}
     return rows
+
+
+def interval(row: dict, digits: int) -> str:
+    """value (low to high) of a row of a summary."""
+    return f"{row['value']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    line = lambda cells: f"| {' | '.join(cells)} |\n"
+    return line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
 
 
 def table(rows: dict[str, dict], title: str) -> Table:

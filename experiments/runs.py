@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,21 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
         main(asked)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"{name}: {error}")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse an option that is not positive, or holds a number that is not; None is not given."""
+    for name in names:
+        value = getattr(config, name)
+        if not all(v is None or v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+
+
+def check_known(kind: str, asked: str | Sequence[str], known: Collection[str]) -> None:
+    """Refuse a name that is not known."""
+    for name in (asked,) if isinstance(asked, str) else asked:
+        if name not in known:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
 
 
 def begin(name: str, config: Any) -> tuple[Path, dict]:

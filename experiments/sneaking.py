@@ -99,8 +99,7 @@ def main(config: Config) -> None:
     console = Console()
     if config.quick:
         config = dataclasses.replace(config, networks=("random",), count=2, multiples=(1.0, 2.0), rounds=2)
-    if config.count < 1:
-        raise ValueError(f"--count must be positive, got {config.count}")
+    runs.check_positive(config, "count")
     attack.sneaking(CAM, label_alone, multiples=config.multiples, rounds=config.rounds)  # refuses what it refuses
     if config.quick:
         images = np.random.default_rng(config.seed).uniform(size=(2, 32, 32, 3)).astype(np.float32)

@@ -15,6 +15,35 @@ from xmanip_jax import metrics, plot
 Found = Mapping[str, Mapping[str, np.ndarray]]  # {variant: {measure: Float[seeds, n]}}
 
 
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How the networks of a study are trained: a plain one for each seed, from which the variants go on."""
+
+    dataset: str = "mnist"
+    """Or cifar10."""
+    seeds: int = 1
+    images: int = 12_000
+    base_epochs: int = 3
+    epochs: int = 2
+    batch: int = 50
+    base_rate: float = 4e-3
+    rate: float = 2e-3
+    out: Path | None = None
+    """The run folder; default: runs/<name of the experiment>-<time>."""
+    resume: bool = False
+    quick: bool = False
+    """64 random images, a few steps, fewer variants."""
+
+
+def carry_out(name: str, config: Protocol, variants: Mapping[str, train.Config], base: train.Config, console) -> None:
+    """A whole study in its run folder; config.epsilons are those of the attacks."""
+    out, settings = runs.begin(name, config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    found = trainings(variants, config.seeds, out, console, base=base)
+    rows = write(out, settings, found, config.epsilons, console)
+    plot.save(figure(rows, config.epsilons), out / "figure.png")
+
+
 def trainings(variants: Mapping[str, train.Config], seeds: int, out: Path, console, *,
               base: train.Config | None = None) -> Found:
     """Train and judge every variant from seeds 0, 1, ...; folders <out>/<variant>-<seed>, read back when finished.
@@ -82,19 +111,15 @@ def markdown(rows: Mapping[str, dict], epsilons: Sequence[float]) -> str:
     """A table: accuracy, and at every epsilon the change of the map (less than plain by) and adversarial accuracy."""
     head = ["training", "accuracy", *(f"map change at {e:g}" for e in epsilons),
             *(f"less than plain at {e:g}" for e in epsilons), *(f"adversarial accuracy at {e:g}" for e in epsilons)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    cells = []
     for name, row in rows.items():
         changes = [row[f"map_change@{e:g}"] for e in epsilons]
-        cells = [name.replace("_", " "), _cell(row["accuracy"], 3), *(_cell(c, 2) for c in changes),
-                 *(f"{100 * c['reduction']['value']:.0f} % ({100 * c['reduction']['low']:.0f} to "
-                   f"{100 * c['reduction']['high']:.0f})" for c in changes),
-                 *(f"{row[f'adversarial_accuracy@{e:g}']['value']:.2f}" for e in epsilons)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row, digits):
-    return f"{row['value']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+        cells.append([
+            name.replace("_", " "), report.interval(row["accuracy"], 3), *(report.interval(c, 2) for c in changes),
+            *(f"{100 * c['reduction']['value']:.0f} % ({100 * c['reduction']['low']:.0f} to "
+              f"{100 * c['reduction']['high']:.0f})" for c in changes),
+            *(f"{row[f'adversarial_accuracy@{e:g}']['value']:.2f}" for e in epsilons)])
+    return report.markdown(head, cells)
 
 
 def write(out: Path, settings: dict, found: Found, epsilons: Sequence[float], console) -> dict[str, dict]:

@@ -34,10 +34,8 @@ import attacking
 import judge
 import report
 import runs
-from recipes import RECIPES
+from recipes import NETWORKS, RECIPES
 from xmanip_jax import checkpoint, data, defend, models
-
-NETWORKS = {"mnist": "small_cnn", "cifar10": "small_cnn_cifar10"}  # of models.NETWORKS, a set's plain network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,19 +121,13 @@ def trained(config, out, console):
 
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
-    if config.dataset not in NETWORKS:
-        raise ValueError(f"unknown dataset {config.dataset!r}; known: {', '.join(NETWORKS)}")
-    if config.defence not in RECIPES:
-        raise ValueError(f"unknown defence {config.defence!r}; known: {', '.join(RECIPES)}")
+    runs.check_known("dataset", config.dataset, NETWORKS)
+    runs.check_known("defence", config.defence, RECIPES)
     if config.quick:
         config = dataclasses.replace(config, images=64, epochs=2, batch=16, judged=4, restarts=2, inner=1)
     if config.weight is not None and config.weight < 0:
         raise ValueError(f"--weight is not negative, got {config.weight}")
-    for name in ("epsilon", "beta", "images", "epochs", "batch", "rate", "judged"):
-        if not getattr(config, name) > 0:
-            raise ValueError(f"--{name} must be positive, got {getattr(config, name)}")
-    if not all(e > 0 for e in config.epsilons):
-        raise ValueError(f"--epsilons must be positive, got {config.epsilons}")
+    runs.check_positive(config, "epsilon", "beta", "images", "epochs", "batch", "rate", "judged", "epsilons")
     if config.start and not config.start.is_file():
         raise ValueError(f"--start names a weights.safetensors, got {config.start}")
     if RECIPES[config.defence].teacher and not config.start:

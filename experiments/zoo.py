@@ -16,12 +16,12 @@ from pathlib import Path
 from flax import nnx
 from jax.tree_util import Partial
 
+import report
 import runs
-from recipes import RECIPES
+from recipes import NETWORKS, RECIPES
 from xmanip_jax import models
 
 FOLDER = Path(__file__).parent.parent / "zoo"
-SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 ABOUT = """# Networks trained with defences
 
 The Small network of Boopathy et al. 2020. A plain network is trained on 12000 images for 3 epochs, and each defence
@@ -49,7 +49,8 @@ def load(name: str) -> models.Pretrained:
     known = cards()
     if name not in known:
         raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
-    recipe, shape = RECIPES[known[name]["defence"]], SHAPES[name.partition("_")[0]]
+    recipe, plain = RECIPES[known[name]["defence"]], models.NETWORKS[NETWORKS[name.partition("_")[0]]]
+    shape = (plain.size, plain.size, plain.channels)
     module = recipe.network(shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
     net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
     return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, shape, 10)
@@ -71,11 +72,9 @@ def table(known: dict[str, dict]) -> str:
     """Markdown: a line for each card."""
     measures = list(next(iter(known.values()))["metrics"])
     head = ["network", "training", "weight", *(m.replace("_", " ").replace("@", " at ") for m in measures)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, of in known.items():
-        cells = [f"{r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in of["metrics"].values()]
-        lines.append("| " + " | ".join([name, of["defence"].replace("_", " "), f"{of['weight']:g}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+    return report.markdown(head, ([name, of["defence"].replace("_", " "), f"{of['weight']:g}",
+                                   *(report.interval(row, 3) for row in of["metrics"].values())]
+                                  for name, of in known.items()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,7 @@ def main(config: Config) -> None:
     known = cards() | {name: card(folder) for name, folder in folders.items()}
     runs.write_json(FOLDER / "cards.json", known)
     tables = [f"## {d}\n\n" + table({name: c for name, c in known.items() if name.startswith(d)})
-              for d in SHAPES if any(name.startswith(d) for name in known)]
+              for d in NETWORKS if any(name.startswith(d) for name in known)]
     (FOLDER / "README.md").write_text(ABOUT + "\n".join(tables))
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 
 import defences
 import dombrowski2022
+import judge
+import report
 import runs
 import study
 import train
@@ -62,6 +65,19 @@ def test_a_reduction_draws_the_same_images_for_both():
     plain = random.uniform(size=(1, 100))
     rows = study.summary({"plain": {"map_change@1": plain}, "half": {"map_change@1": plain / 2}}, 0)
     assert rows["half"]["map_change@1"]["reduction"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+
+
+def test_a_step_climbs_the_cross_entropy_and_stays_in_the_ball():
+    x = np.full((1, 2), 0.5, np.float32)
+    for step, moved in ((0.01, 0.01), (0.2, 0.1)):
+        z = judge.climbed(Partial(lambda x: 3 * x), x, np.array([0]), x, 0.1, step)
+        np.testing.assert_allclose(z, [[0.5 - moved, 0.5 + moved]], rtol=1e-6)
+
+
+def test_a_table_in_markdown():
+    row = {"value": 0.5, "low": 0.25, "high": 1.0}
+    assert report.markdown(["a", "b"], [["1", report.interval(row, 2)]]) == (
+        "| a | b |\n|---|---|\n| 1 | 0.50 (0.25 to 1.00) |\n")
 
 
 def test_what_is_refused(tmp_path):

@@ -23,7 +23,7 @@ def standardised_mse(a: ArrayLike, b: ArrayLike) -> Array:
 def dssim(a: ArrayLike, b: ArrayLike, *, window: int | None = None) -> Array:
     """(1 - SSIM) / 2 of maps Float[h, w], each brought to [0, 1] by its own minimum and maximum, data range 1.
 
-    window: default 7, or the largest odd one that fits the map.
+    window: that of ssim; default 7, or the largest odd one that fits the map.
 
     >>> import jax
     >>> a = jax.random.uniform(jax.random.key(0), (8, 8))
@@ -31,8 +31,6 @@ def dssim(a: ArrayLike, b: ArrayLike, *, window: int | None = None) -> Array:
     (0.0, True)
     """
     a, b = _pair(a, b)
-    fits = min(a.shape[:2])
-    window = min(7, fits - 1 + fits % 2) if window is None else window
     return (1 - ssim(_unit_range(a), _unit_range(b), data_range=1.0, window=window)) / 2
 
 

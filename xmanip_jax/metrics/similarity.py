@@ -81,7 +81,7 @@ def kendall(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.where(missing | (untied == 0), jnp.nan, jnp.clip(tau, -1, 1))
 
 
-def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int = 7) -> Array:
+def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int | None = 7) -> Array:
     """The mean structural similarity of two images or maps Float[h, w] or Float[h, w, c], in [-1, 1].
 
     Wang et al. 2004, eq. (13), with a uniform window, sample covariances and only windows that lie inside, as
@@ -92,7 +92,7 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
         joint maximum of |.| and takes 1. ALWAYS state which. Heat maps that sum to 1 have values near 1e-5:
         SSIM's constants (0.01 and 0.03 times data_range, squared) drown them, and with data_range=1 two
         INDEPENDENT such maps score 0.999.
-      window: odd, at least 3, at most h and w.
+      window: odd, at least 3, at most h and w. None: 7, or the largest odd one that fits, for maps of a few cells.
 
     Two maps that are zero everywhere score 1. Differentiable, the joint maximum included.
 
@@ -104,6 +104,8 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
     a, b = _pair(a, b)
     if a.ndim not in (2, 3):
         raise ValueError(f"ssim compares maps [h, w] or [h, w, c], got shape {a.shape}")
+    if window is None:
+        window = min(7, min(a.shape[:2]) - 1 | 1)
     if window < 3 or window % 2 == 0 or window > min(a.shape[:2]):
         raise ValueError(f"a window of ssim is odd, at least 3 and at most {min(a.shape[:2])}, got {window}")
     if data_range is None:
