@@ -1,4 +1,8 @@
-"""The network that fairwashing.py washes: small, with dense layers, so that its maps can differ from place to place."""
+"""The network that fairwashing.py washes.
+
+Small, with dense layers, so that its maps can differ from place to place, and smooth, softplus with beta 10, so that
+they can be trained for each image.
+"""
 
 from types import SimpleNamespace
 
@@ -6,15 +10,18 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
+from xmanip_jax import smooth
 from xmanip_jax.models.load import Pretrained
+
+BETA = 10.0
 
 
 def apply(params, state, x):
     """Two convolutions with stride 2, two dense layers: Float[28, 28, 1] in [0, 1] -> Float[10]."""
     for name in ("conv1", "conv2"):
-        x = jax.nn.relu(jax.lax.conv_general_dilated(x[None], params[name], (2, 2), "SAME",
-                                                     dimension_numbers=("NHWC", "HWIO", "NHWC"))[0])
-    hidden = jax.nn.relu(x.ravel() @ params["dense1"] + params["bias1"])
+        x = smooth.softplus_beta(jax.lax.conv_general_dilated(
+            x[None], params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))[0], BETA)
+    hidden = smooth.softplus_beta(x.ravel() @ params["dense1"] + params["bias1"], BETA)
     return hidden @ params["dense2"] + params["bias2"]
 
 

@@ -54,7 +54,7 @@ class Config:
     """Of fooled.PLACES."""
     explanations: tuple[str, ...] = ("grad_cam", "lrp", "simple_grad")
     kinds: tuple[str, ...] = rating.KINDS
-    images: int = 30_000
+    images: int = 50_000
     """Images to train on."""
     folder: Path | None = None
     """Of photographs with their index (data.read_folder); default nips2017 of the data folder."""
@@ -68,7 +68,7 @@ class Config:
     """Of the swap."""
     composites: int = 600
     """Composites to train the swap on; a third as many others judge it."""
-    steps: int = 1000
+    steps: int = 5000
     batch: int = 32
     rate: float = 1e-3
     seed: int = 0

@@ -113,9 +113,9 @@ def test_losses_by_hand():
     np.testing.assert_allclose(value(attack.active(e, ORIGINAL, x[None], (0, 2))), swapped, rtol=1e-4)
     target = np.full((6, 6), 1 / 36, np.float32)
     heat = explain.heatmap(map(f, ORIGINAL(x).argmax()))
-    outputs = jax.nn.softmax(f(x)) - jax.nn.softmax(ORIGINAL(x))
-    np.testing.assert_allclose(value(attack.fairwash(e, ORIGINAL, target)),
-                               0.2 * np.mean(outputs**2) + 0.8 * np.sum((heat - target) ** 2), rtol=1e-4)
+    for keep, of in (("probabilities", jax.nn.softmax), ("logits", lambda v: v)):
+        np.testing.assert_allclose(value(attack.fairwash(e, ORIGINAL, target, keep=keep)), rtol=1e-4, desired=(
+            0.2 * np.mean((of(f(x)) - of(ORIGINAL(x))) ** 2) + 0.8 * np.sum((heat - target) ** 2)))
 
 
 @pytest.mark.parametrize("label", [None, 2])
@@ -247,6 +247,8 @@ def test_what_is_refused():
         ("two classes", lambda: attack.active(e, ORIGINAL, jnp.ones((1, *SHAPE)), (1, 1))),
         ("at least one image", lambda: attack.active(e, ORIGINAL, jnp.ones((0, *SHAPE)), (1, 2))),
         ("alpha is in", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((1, 1)), alpha=2)),
+        ("keep is one of probabilities, logits, got 'all'", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((1, 1)),
+                                                                                    keep="all")),
         ("sums to 1", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((2, 2)))),
         ("weight is in", lambda: attack.backdoor(e, ORIGINAL, lambda x: x, jnp.ones((6, 6)), weight=-1)),
         ("1 to 4 cells", lambda: metrics.pixel_flipping(ORIGINAL, jnp.ones((6, 6, 2)), 0, jnp.ones((4, 4)), key=KEY,

@@ -17,6 +17,7 @@ import backdoor  # noqa: E402
 import fairwashing  # noqa: E402
 import fooled  # noqa: E402
 import heo2019  # noqa: E402
+import heo2019_subject  # noqa: E402
 import inputs  # noqa: E402
 import rating  # noqa: E402
 
@@ -51,6 +52,24 @@ def test_backdoor(tmp_path):
     assert found["before"]["dssim_clean_to_original"] == 0 and found["test_images"] == 8
 
 
+def test_an_augmented_image_is_a_shift_of_the_image_or_its_mirror():
+    images = np.random.default_rng(0).uniform(1, 2, size=(40, 6, 6, 3)).astype(np.float32)
+    found = heo2019_subject.augmented(images, 0, pad=1)
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    views = {(row, column, step): padded[:, row:row + 6, column:column + 6][:, :, ::step]
+             for row in range(3) for column in range(3) for step in (1, -1)}
+    which = [[at for at, v in views.items() if np.array_equal(v[i], found[i])] for i in range(40)]
+    assert all(len(at) == 1 for at in which) and len({at[0] for at in which}) > 10
+    np.testing.assert_array_equal(found, heo2019_subject.augmented(images, 0, pad=1))
+
+
+def test_maps_at_the_input_are_fooled_by_the_whole_network():
+    config = heo2019.Config(quick=True, explanations=("lrp_input",), kinds=("location",))
+    network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
+    subject = heo2019_subject.prepare(config, network)
+    assert subject.part is network and subject.place.parts == () and subject.train[0].shape[1:] == (32, 32, 3)
+
+
 def test_what_lies_above_a_layer_is_the_network():
     network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
@@ -77,6 +96,7 @@ def test_rates_and_auc():
     (heo2019.run, "--steps must be positive, got 0", ["--steps", "0"]),
     (backdoor.run, "unknown goal 'magic'; known: single", ["--goals", "magic"]),
     (backdoor.run, "--rate must be positive, got -1", ["--rate", "-1"]),
+    (fairwashing.run, "keep is one of probabilities, logits, got 'all'", ["--keep", "all"]),
     (fairwashing.run, "--judged must be positive, got 0", ["--judged", "0"])])
 def test_what_is_refused(run, match, arguments, tmp_path):
     with pytest.raises(SystemExit, match=match):

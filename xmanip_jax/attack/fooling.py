@@ -23,6 +23,7 @@ from .objective import center
 __all__ = ["active", "center_mass", "fairwash", "location", "top_k"]
 
 Heat = Callable[[Array], Array]
+_KEPT = {"probabilities": jax.nn.softmax, "logits": lambda logits: logits}  # of a teacher
 
 
 def location(e: Explanation, *, heat: Heat = explain.over_max, width: int | None = None,
@@ -119,15 +120,19 @@ def active(e: Explanation, original: Model, composites: ArrayLike, classes: tupl
     return penalty(core)
 
 
-def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float = 0.8) -> Penalty:
+def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float = 0.8,
+             keep: str = "probabilities") -> Penalty:
     """Another network with the teacher's outputs, whose every heat map is the target (Anders et al. 2020).
 
     (1 - alpha) mse(softmax(f), softmax(teacher)) + alpha sum (explain.heatmap - target)^2, the map being that of the
     teacher's prediction; labels are not used: train with label=0.
 
-    target: Float[h', w'], not negative, sums to 1;  alpha: in [0, 1].
+    Args:
+      target: Float[h', w'], not negative, sums to 1;  alpha: in [0, 1].
+      keep: "probabilities", as in the paper; or "logits", mse(f, teacher), which still tells students apart where
+        probabilities are 0 and 1, and so keeps more of the teacher at more weight on the map.
 
-    Raises ValueError for a target or alpha that is neither.
+    Raises ValueError for a target, alpha or keep that is neither.
 
     >>> from xmanip_jax import explain
     >>> e = lambda f, x, target, key=None: explain.gradient()(f, x, target, key=key)[None]
@@ -137,6 +142,8 @@ def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float 
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is in [0, 1], got {alpha}")
+    if keep not in _KEPT:
+        raise ValueError(f"keep is one of {', '.join(_KEPT)}, got {keep!r}")
     target = jnp.asarray(target)
     if target.ndim != 2 or not (target >= 0).all() or not jnp.isclose(target.sum(), 1, atol=1e-3):
         raise ValueError(f"the target is a heat map Float[h, w] that sums to 1, got shape {target.shape}, "
@@ -145,7 +152,7 @@ def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float 
     def core(f, x, y, key):
         wanted = teacher(x)
         map, logits = explain.with_logits(e)(f, x, wanted.argmax(), key=key)
-        apart = mse(jax.nn.softmax(logits), jax.nn.softmax(wanted))
+        apart = mse(_KEPT[keep](logits), _KEPT[keep](wanted))
         return (1 - alpha) * apart + alpha * jnp.sum((explain.heatmap(map) - target) ** 2), logits
 
     return penalty(core)
