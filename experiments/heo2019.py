@@ -8,7 +8,8 @@ Location, Top-k and Center-mass fooling and, on 2x2 composites, the swap of two 
 Grad-CAM, LRP and the gradient at the input of the last block. Every fooled network is judged on held-out images by
 every explanation, at that layer and at the input (the transfer matrix); by pixel flipping with its own map, the
 original network's and a random one; and by what a detector sees: how far weights, outputs and calibration moved, and
-maps of the network with a shuffled last layer.
+maps of the network with a shuffled last layer. What a perfect swap would score stands beside the swap's score: little
+where the two classes' maps are alike.
 
 Thresholds are ours and are declared in rating.py, with curves over all others in results.json. Grad-CAM is divided by
 its maximum, LRP and the gradient are brought to [0, 1] by minimum and maximum; the frame is a seventh of the map's side
@@ -93,7 +94,10 @@ def judged(config, subject, name, kind, model, before) -> dict[str, np.ndarray]:
         found |= {f"{key}/{other}": v for key, v in rating.fooling(kind, now, before(other, kind)).items()}
         if other == name:
             found["maps"] = now[:max(config.flipped, 6)]
-    if kind != "active":
+    if kind == "active":
+        honest = before(name, kind)
+        found["perfect"] = rating.fooling(kind, honest[:, ::-1], honest)["value"]
+    else:
         whole, few = Partial(subject.network.net.apply, *model.args), slice(config.flipped)
         own, honest = found["maps"][few], before(name, kind)[few]
         noise = np.random.default_rng(0).uniform(size=honest.shape).astype(np.float32)
@@ -116,6 +120,7 @@ def summary(config, subject, name, kind, model, found) -> dict:
         "weight": WEIGHTS[name][rating.KINDS.index(kind)], "test_images": len(labels),
         "accuracy": fooled.accuracy(found["logits"], labels),
         "accuracy_before": fooled.accuracy(subject.before, labels), "explanations": rows,
+        "perfect_swap": rating.rates(kind, found["perfect"]) if kind == "active" else None,
         "aopc": {key.split("/")[1]: float(np.mean(v)) for key, v in found.items() if key.startswith("aopc/")},
         "moved": fooled.distances(model, subject.part.model, found["logits"], subject.before, labels),
         "membership": {key: {"fooled": rating.median(found[f"membership/{key}"]),

@@ -37,6 +37,7 @@ def test_heo2019(tmp_path):
     assert set(row["explanations"]) == set(fooled.explanations("")) and row["test_images"] == 8
     curve = list(row["explanations"]["lrp"]["curve"].values())
     assert curve == sorted(curve) and 0 <= row["accuracy"] <= 1 and row["moved"]["weights_relative_change"] > 0
+    assert found["grad_cam/active"]["perfect_swap"]["count"] == 6 and row["perfect_swap"] is None
     assert {"figure.png", "active.png", "arrays.npz"} <= {path.name for path in (tmp_path / "a").iterdir()}
     assert run_quick("heo2019", tmp_path / "a", "--resume") == found
 
