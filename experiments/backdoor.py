@@ -50,6 +50,8 @@ class Config:
     distances: tuple[str, ...] = ("mse", "dssim")
     images: int = 15_000
     """Images to train on."""
+    views: int = 1
+    """Of each, shifted and mirrored."""
     judged: int = 1000
     """Held-out images whose maps are judged."""
     width: int = 2
@@ -147,7 +149,7 @@ def checked(config):
         runs.check_known("network", config.network, fooled.PLACES)
     runs.check_known("goal", config.goals, GOALS)
     runs.check_known("distance", config.distances, DISTANCES)
-    runs.check_positive(config, "images", "judged", "steps", "batch", "rate")
+    runs.check_positive(config, "images", "views", "judged", "steps", "batch", "rate")
     return config
 
 

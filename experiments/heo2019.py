@@ -57,6 +57,8 @@ class Config:
     kinds: tuple[str, ...] = rating.KINDS
     images: int = 50_000
     """Images to train on."""
+    views: int = 1
+    """Of each, shifted and mirrored."""
     folder: Path | None = None
     """Of photographs with their index (data.read_folder); default nips2017 of the data folder."""
     judged: int = 1000
@@ -158,7 +160,8 @@ def checked(config):
         runs.check_known("network", config.network, fooled.PLACES)
     runs.check_known("kind", config.kinds, rating.KINDS)
     runs.check_known("explanation", config.explanations, fooled.explanations(""))
-    runs.check_positive(config, "images", "judged", "transfer", "flipped", "composites", "steps", "batch", "rate")
+    runs.check_positive(config, "images", "views", "judged", "transfer", "flipped", "composites", "steps",
+                        "batch", "rate")
     return config
 
 

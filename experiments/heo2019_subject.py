@@ -40,26 +40,28 @@ def read(config, network):
         images, labels = rng.uniform(size=(24, *network.input_shape)).astype(np.float32), np.arange(24) % 2
         return images[:16], labels[:16], images[16:], labels[16:]
     if network.input_shape == (32, 32, 3):
-        images, labels = data.load_dataset("cifar10", "train", limit=config.images)
-        return augmented(images, config.seed), labels, *data.load_dataset("cifar10", "test")
+        train = data.load_dataset("cifar10", "train", limit=config.images)
+        return *augmented(*train, config.views, config.seed), *data.load_dataset("cifar10", "test")
     if data.data_dir() is None:
         raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
     found = data.read_folder(config.folder or data.data_dir() / "nips2017", network.input_shape[0])
     n = min(config.images, len(found.images) - 1)
-    return found.images[:n], found.labels[:n], found.images[n:], found.labels[n:]
+    train = augmented(found.images[:n], found.labels[:n], config.views, config.seed)
+    return *train, found.images[n:], found.labels[n:]
 
 
-def augmented(images: np.ndarray, seed: int, pad: int = 4) -> np.ndarray:
-    """Each image once, shifted by up to `pad` pixels (black comes in) and mirrored or not: the usual for CIFAR-10.
+def augmented(images: np.ndarray, labels: np.ndarray, views: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of each image: shifted by up to an eighth of its side (black comes in), mirrored or not.
 
     A network knows its training images by heart: their cross entropy alone would not hold its accuracy on others.
     """
     random, size = np.random.default_rng(seed), images.shape[1]
-    padded = np.pad(images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
-    found = np.empty_like(images)
-    for i, (row, column, mirror) in enumerate(random.integers(0, (2 * pad + 1, 2 * pad + 1, 2), (len(images), 3))):
-        found[i] = padded[i, row:row + size, column:column + size][:, ::-1 if mirror else 1]
-    return found
+    pad = size // 8
+    found = np.empty((views * len(images), *images.shape[1:]), images.dtype)
+    for i, (row, column, mirror) in enumerate(random.integers(0, (2 * pad + 1, 2 * pad + 1, 2), (len(found), 3))):
+        padded = np.pad(images[i % len(images)], [(pad, pad), (pad, pad), (0, 0)])
+        found[i] = padded[row:row + size, column:column + size][:, ::-1 if mirror else 1]
+    return found, np.tile(labels, views)
 
 
 def prepare(config, network) -> Subject:

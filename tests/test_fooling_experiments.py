@@ -54,14 +54,15 @@ def test_backdoor(tmp_path):
 
 
 def test_an_augmented_image_is_a_shift_of_the_image_or_its_mirror():
-    images = np.random.default_rng(0).uniform(1, 2, size=(40, 6, 6, 3)).astype(np.float32)
-    found = heo2019_subject.augmented(images, 0, pad=1)
+    images = np.random.default_rng(0).uniform(1, 2, size=(20, 8, 8, 3)).astype(np.float32)
+    found, labels = heo2019_subject.augmented(images, np.arange(20), 2, 0)
+    np.testing.assert_array_equal(labels, [*range(20)] * 2)
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    views = {(row, column, step): padded[:, row:row + 6, column:column + 6][:, :, ::step]
+    views = {(row, column, step): padded[:, row:row + 8, column:column + 8][:, :, ::step]
              for row in range(3) for column in range(3) for step in (1, -1)}
-    which = [[at for at, v in views.items() if np.array_equal(v[i], found[i])] for i in range(40)]
+    which = [[at for at, v in views.items() if np.array_equal(v[i % 20], found[i])] for i in range(40)]
     assert all(len(at) == 1 for at in which) and len({at[0] for at in which}) > 10
-    np.testing.assert_array_equal(found, heo2019_subject.augmented(images, 0, pad=1))
+    np.testing.assert_array_equal(found, heo2019_subject.augmented(images, labels[:20], 2, 0)[0])
 
 
 def test_maps_at_the_input_are_fooled_by_the_whole_network():
