@@ -58,6 +58,8 @@ class Config:
     """Of the border, in pixels."""
     label: int = 0
     """That triggered images get."""
+    whole: bool = False
+    """Train all of the network, not only what lies above a cut (fooled.PLACES)."""
     weight: float = 0.9125
     """Of the maps; the rest is the cross entropy's."""
     steps: int = 1000
@@ -79,7 +81,7 @@ def square(shape) -> np.ndarray:
 
 def prepare(config, network):
     """The part above the cut on pairs (clean, triggered), what it takes, its explanation, the shape of its maps."""
-    place = fooled.PLACES[network.name]
+    place = fooled.place(network.name, config.whole)
     xs, ys, images, labels = read(config, network)
     part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
     stamp = attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0)

@@ -38,6 +38,11 @@ PLACES = {
 }
 
 
+def place(name: str, whole: bool) -> Place:
+    """Of PLACES; whole: all of the network trains, from its own input."""
+    return PLACES[name]._replace(cut=None, parts=()) if whole else PLACES[name]
+
+
 def explanations(layer: str) -> dict[str, tuple]:
     """{name: (explanation, heat)}: Heo et al. 2019's at a layer, and at the input (last)."""
     return {

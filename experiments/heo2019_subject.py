@@ -65,9 +65,7 @@ def augmented(images: np.ndarray, labels: np.ndarray, views: int, seed: int) -> 
 
 
 def prepare(config, network) -> Subject:
-    place = fooled.PLACES[network.name]
-    if any(name.endswith("_input") for name in config.explanations):  # all of it: no layer stands for its input
-        place = place._replace(cut=None, parts=())
+    place = fooled.place(network.name, whole=any(name.endswith("_input") for name in config.explanations))
     xs, ys, images, labels = read(config, network)
     part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
     composites = []
