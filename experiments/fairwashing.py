@@ -51,11 +51,11 @@ class Config:
     """Training images, also those that span tangent spaces."""
     judged: int = 100
     """Held-out images."""
-    alpha: float = 0.998
+    alpha: float = 0.99
     """Of the map; 1 - alpha of the outputs."""
     keep: str = "logits"
     """What of the teacher's outputs is kept; the paper: probabilities."""
-    steps: int = 6000
+    steps: int = 8000
     batch: int = 64
     rate: float = 1e-3
     neighbours: int = 30
