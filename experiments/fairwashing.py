@@ -14,10 +14,11 @@ training; logits are kept, not probabilities (--keep); the target is drawn here.
 
 The run folder gets results.json, arrays.npz, figure.png and parts/; --resume goes on.
 
-Run time: 8 minutes on 2 cores shared with others. Result: on 100 held-out images the student's map has a median SSIM of
-0.71 with "42", with a median change of the largest probability of 0.006; within 0.02 are 66 % of all test images, and
-accuracy falls from 0.984 to 0.940. Projected maps correlate by 0.65 with the teacher's projected ones (unprojected
-0.32); SmoothGrad shows "42" even more clearly (SSIM 0.71, correlation 0.91).
+Run time: 12 minutes on one core. Result: on 100 held-out images the student's map has a median SSIM of 0.75 with "42".
+The largest change of a probability is 0.0001 in the median, 0.005 in the mean, at most 0.02 on 94 % of all test images;
+accuracy goes from 0.9862 to 0.9856. Projected maps correlate by 0.82 with the teacher's projected ones (unprojected
+0.24); SmoothGrad shows "42" all the same (SSIM 0.71, correlation 0.90). --alpha 0.998 --steps 6000: SSIM 0.84,
+projection 0.77.
 """
 
 import dataclasses
