@@ -8,7 +8,8 @@ from jax.tree_util import Partial
 
 import fooled
 import rating
-from xmanip_jax import attack, data, explain
+from xmanip_jax import attack, data, defend, explain, metrics
+from xmanip_jax.types import Penalty
 
 # lambda of location, top_k, center_mass, active.
 WEIGHTS = {"grad_cam": (3.0, 4.0, 0.1, 10.0), "lrp": (4.0, 4.0, 0.15, 10.0), "simple_grad": (15.0, 20.0, 1.0, 30.0),
@@ -83,8 +84,17 @@ def soft(map):
     return explain.over_max(jax.nn.softplus(6 * explain.over_max(map)))
 
 
-def term(config, subject, name, kind) -> tuple:
-    """(lambda, penalty)."""
+def kept(original) -> Penalty:
+    """The Kullback-Leibler divergence of the class probabilities from the original network's, in nats."""
+    def core(f, x, y, key):
+        logits = f(x)
+        return metrics.kl_divergence(original(x), logits), logits
+
+    return defend.penalty(core)
+
+
+def terms(config, subject, name, kind) -> tuple:
+    """((lambda, penalty),), and what keeps the outputs, if wanted."""
     e, heat = subject.explanations[name]
     if name == "grad_cam" and kind in ("top_k", "center_mass"):
         e, heat = explain.grad_cam(subject.place.layer, relu=False), soft
@@ -96,7 +106,8 @@ def term(config, subject, name, kind) -> tuple:
             "center_mass": lambda: attack.center_mass(e, original, heat=heat),
             "active": lambda: attack.active(e, original, subject.part.preprocess(subject.composites[0][0]),
                                             config.classes, heat=heat)}[kind]
-    return WEIGHTS[name][rating.KINDS.index(kind)], make()
+    extra = ((config.keep, kept(original)),) if config.keep else ()
+    return (WEIGHTS[name][rating.KINDS.index(kind)], make()), *extra
 
 
 def maps(config, subject, model, name, kind) -> np.ndarray:
