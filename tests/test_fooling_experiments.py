@@ -72,6 +72,15 @@ def test_maps_at_the_input_are_fooled_by_the_whole_network():
     assert subject.part is network and subject.place.parts == () and subject.train[0].shape[1:] == (32, 32, 3)
 
 
+def test_outputs_are_kept_by_their_divergence():
+    """KL(softmax(1, 0, 0) || uniform) by hand, and none from the original itself."""
+    p = np.exp([1.0, 0, 0]) / np.exp([1.0, 0, 0]).sum()
+    for scale, known in ((1.0, 0.0), (0.0, np.sum(p * np.log(3 * p)))):
+        value = heo2019_subject.kept(lambda x: x)(lambda params, state, x: params * x, scale, {},
+                                                  np.array([1.0, 0, 0], np.float32), 0)
+        assert value == pytest.approx(known, abs=1e-6)
+
+
 def test_what_lies_above_a_layer_is_the_network():
     network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
