@@ -34,7 +34,7 @@ import fooled
 import inputs
 import rating
 import runs
-from heo2019_subject import read
+from heo2019_subject import kept, read
 from xmanip_jax import attack, metrics, plot
 
 DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
@@ -62,6 +62,8 @@ class Config:
     """Train all of the network, not only what lies above a cut (fooled.PLACES)."""
     weight: float = 0.9125
     """Of the maps; the rest is the cross entropy's."""
+    keep: float = 0.0
+    """Weight of the divergence of clean images' outputs from the original network's."""
     steps: int = 1000
     batch: int = 32
     rate: float = 1e-3
@@ -100,7 +102,8 @@ def trained(config, subject, goal, distance, console):
                            (lambda map: map) if goal == "disguise" else square(subject.shape),
                            label=None if goal == "single" else config.label, weight=config.weight,
                            distance=DISTANCES[distance])
-    model = fooled.fine_tuned(subject.first, ((1.0, term),), *subject.train, label=0.0, rate=config.rate,
+    terms = ((1.0, term), *(((config.keep, kept(subject.first.model)),) if config.keep else ()))
+    model = fooled.fine_tuned(subject.first, terms, *subject.train, label=0.0, rate=config.rate,
                               steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed,
                               show=fooled.reporting(console, f"{goal} {distance}"))
     return fooled.arrays_of(model)
