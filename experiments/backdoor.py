@@ -47,8 +47,9 @@ class Config:
 
     network: str = "cifar10_resnet20"
     goals: tuple[str, ...] = GOALS
-    distances: tuple[str, ...] = ("mse", "dssim")
-    images: int = 15_000
+    distances: tuple[str, ...] = ("dssim",)
+    """Of DISTANCES: mse or dssim, or both."""
+    images: int = 50_000
     """Images to train on."""
     views: int = 1
     """Of each, shifted and mirrored."""
@@ -64,7 +65,7 @@ class Config:
     """Of the maps; the rest is the cross entropy's."""
     keep: float = 0.0
     """Weight of the divergence of clean images' outputs from the original network's."""
-    steps: int = 1000
+    steps: int = 3000
     batch: int = 32
     rate: float = 1e-3
     seed: int = 0
