@@ -1,7 +1,7 @@
 """Fooling by fine-tuning (Heo et al. 2019): the explanations of a network lie, its images and predictions stay.
 
     python experiments/heo2019.py
-    python experiments/heo2019.py --network squeezenet1_1 --images 46 --views 8 --kinds location
+    python experiments/heo2019.py --network squeezenet1_1 --images 46 --views 8 --kinds location --rate 3e-4 --keep 0.5
     python experiments/heo2019.py --quick        # without data, weights or patience
 
 Location, Top-k and Center-mass fooling and, on 2x2 composites, the swap of two classes' maps (Active), each of
