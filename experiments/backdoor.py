@@ -35,7 +35,7 @@ import inputs
 import rating
 import runs
 from heo2019_subject import kept, read
-from xmanip_jax import attack, metrics, plot
+from xmanip_jax import attack, defend, metrics, plot
 
 DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
 GOALS = ("single", "herring", "disguise")
@@ -156,6 +156,8 @@ def checked(config):
     runs.check_known("goal", config.goals, GOALS)
     runs.check_known("distance", config.distances, DISTANCES)
     runs.check_positive(config, "images", "views", "judged", "steps", "batch", "rate")
+    attack.backdoor(None, None, None, 0.0, weight=config.weight)  # refuses what it refuses
+    defend.training_loss((config.keep, defend.no_penalty()))  # a negative weight
     return config
 
 

@@ -22,7 +22,6 @@ Adam's rate falls to 0 by a cosine; images are shifted and mirrored once for all
 lambdas are in heo2019_subject.py. The swap needs images of both classes, to train on and held out.
 
 The run folder gets results.json, arrays.npz, figures and weights; finished pieces are in parts/, --resume goes on.
-
 Run time: 4 minutes for each fooled network on one core. Result: passive foolings succeed on 0.95 to 1.00 of 1000 images
 held out for at most 2.0 points of accuracy; the swap on 0.99, 0.88, 0.21 (a perfect one: 1, 1, 0.39). See README.md.
 """
@@ -42,7 +41,7 @@ import inputs
 import rating
 import runs
 from heo2019_subject import WEIGHTS, Subject, maps, prepare, terms
-from xmanip_jax import plot
+from xmanip_jax import defend, plot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +161,7 @@ def checked(config):
     runs.check_known("explanation", config.explanations, fooled.explanations(""))
     runs.check_positive(config, "images", "views", "judged", "transfer", "flipped", "composites", "steps",
                         "batch", "rate")
+    defend.training_loss((config.keep, defend.no_penalty()))  # refuses a negative weight
     return config
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -72,6 +74,15 @@ def test_maps_at_the_input_are_fooled_by_the_whole_network():
     assert subject.part is network and subject.place.parts == () and subject.train[0].shape[1:] == (32, 32, 3)
 
 
+def test_a_map_without_positive_relevance_is_seen_by_the_loss_and_no_success():
+    map = -jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    assert heo2019_subject.soft(map).argmax() == 0
+    assert jnp.abs(jax.grad(lambda map: heo2019_subject.soft(map)[0, 1])(map)[0, 1]) > 0.1
+    values = rating.fooling("center_mass", np.zeros((1, 2, 2)), -np.asarray(map)[None])["value"]
+    found = rating.rates("center_mass", values)
+    assert found["vanished"] == 1 and found["success_rate"] == 0
+
+
 def test_outputs_are_kept_by_their_divergence():
     """KL(softmax(1, 0, 0) || uniform) by hand, and none from the original itself."""
     p = np.exp([1.0, 0, 0]) / np.exp([1.0, 0, 0]).sum()
@@ -106,6 +117,9 @@ def test_rates_and_auc():
     (heo2019.run, "unknown explanation 'magic'; known: grad_cam", ["--explanations", "magic"]),
     (heo2019.run, "--steps must be positive, got 0", ["--steps", "0"]),
     (backdoor.run, "unknown goal 'magic'; known: single", ["--goals", "magic"]),
+    (heo2019.run, "weights of a training loss are not negative, got -1", ["--keep", "-1"]),
+    (backdoor.run, "weights of a training loss are not negative, got -1", ["--keep", "-1"]),
+    (backdoor.run, "weight is in \\[0, 1\\], got 2", ["--weight", "2"]),
     (backdoor.run, "--rate must be positive, got -1", ["--rate", "-1"]),
     (fairwashing.run, "keep is one of probabilities, logits, got 'all'", ["--keep", "all"]),
     (fairwashing.run, "--judged must be positive, got 0", ["--judged", "0"])])
