@@ -86,7 +86,7 @@ def prepare(config, network):
     """The part above the cut on pairs (clean, triggered), what it takes, its explanation, the shape of its maps."""
     place = fooled.place(network.name, config.whole)
     xs, ys, images, labels = read(config, network)
-    part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
+    part, values = fooled.above(network, place.cut)
     stamp = attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0)
     pairs = lambda v: np.stack([values(v), values(np.asarray(stamp(v)))], 1)
     apply = lambda params, state, pair: part.net.apply(params, state, pair[0])
@@ -103,7 +103,7 @@ def trained(config, subject, goal, distance, console):
                            (lambda map: map) if goal == "disguise" else square(subject.shape),
                            label=None if goal == "single" else config.label, weight=config.weight,
                            distance=DISTANCES[distance])
-    terms = ((1.0, term), *(((config.keep, kept(subject.first.model)),) if config.keep else ()))
+    terms = (1.0, term), *kept(config.keep, subject.first.model)
     model = fooled.fine_tuned(subject.first, terms, *subject.train, label=0.0, rate=config.rate,
                               steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed,
                               show=fooled.reporting(console, f"{goal} {distance}"))

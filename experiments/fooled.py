@@ -54,12 +54,14 @@ def explanations(layer: str) -> dict[str, tuple]:
     }
 
 
-def above(network, layer: str):
-    """(the part of the network above a layer, in the form of a network; pixels -> that part's input).
+def above(network, layer: str | None):
+    """(the part of the network above a layer, in the form of a network; pixels -> that part's input). None: all of it.
 
     For fine-tuning of what lies above a layer through which everything flows: what lies below is computed once for
     each image. One fixed input feeds what lies below in the part itself, unbatched.
     """
+    if layer is None:
+        return network, lambda images: images
     x0 = jnp.zeros(network.input_shape)
     value = lambda x: rewrite.tap(network.model, layer)(x, 0.0)[1]
     a0 = jax.jit(value)(x0)

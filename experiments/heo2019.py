@@ -1,7 +1,8 @@
 """Fooling by fine-tuning (Heo et al. 2019): the explanations of a network lie, its images and predictions stay.
 
     python experiments/heo2019.py
-    python experiments/heo2019.py --network squeezenet1_1 --images 46 --views 8 --kinds location --rate 3e-4 --keep 0.5
+    python experiments/heo2019.py --network squeezenet1_1 --images 46 --views 8 --judged 16 --kinds location \\
+        --steps 600 --batch 8 --rate 3e-4 --keep 0.5
     python experiments/heo2019.py --quick        # without data, weights or patience
 
 Location, Top-k and Center-mass fooling and, on 2x2 composites, the swap of two classes' maps (Active), each of
@@ -20,7 +21,6 @@ Deviations from the paper: the weights below a cut (fooled.PLACES: ResNet-20's f
 are, which makes fine-tuning five times cheaper, unless a map at the input is fooled (lrp_input, simple_grad_input);
 Adam's rate falls to 0 by a cosine; images are shifted and mirrored once for all; BatchNorm is merged in LRP. The
 lambdas are in heo2019_subject.py. The swap needs images of both classes, to train on and held out.
-
 The run folder gets results.json, arrays.npz, figures and weights; finished pieces are in parts/, --resume goes on.
 Run time: 4 minutes for each fooled network on one core. Result: passive foolings succeed on 0.95 to 1.00 of 1000 images
 held out for at most 2.0 points of accuracy; the swap on 0.99, 0.88, 0.21 (a perfect one: 1, 1, 0.39). See README.md.

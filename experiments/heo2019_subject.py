@@ -68,7 +68,7 @@ def augmented(images: np.ndarray, labels: np.ndarray, views: int, seed: int) -> 
 def prepare(config, network) -> Subject:
     place = fooled.place(network.name, whole=any(name.endswith("_input") for name in config.explanations))
     xs, ys, images, labels = read(config, network)
-    part, values = fooled.above(network, place.cut) if place.cut else (network, lambda v: v)
+    part, values = fooled.above(network, place.cut)
     composites = []
     for seed, (x, y), count in ((0, (xs, ys), config.composites), (1, (images, labels), config.composites // 3)):
         if "active" in config.kinds:
@@ -84,13 +84,16 @@ def soft(map):
     return explain.over_max(jax.nn.softplus(6 * explain.over_max(map)))
 
 
-def kept(original) -> Penalty:
-    """The Kullback-Leibler divergence of the class probabilities from the original network's, in nats."""
+def kept(weight: float, original) -> tuple[tuple[float, Penalty], ...]:
+    """The term of a loss that keeps a network's outputs, none for no weight.
+
+    It is the Kullback-Leibler divergence of the class probabilities from the original network's, in nats.
+    """
     def core(f, x, y, key):
         logits = f(x)
         return metrics.kl_divergence(original(x), logits), logits
 
-    return defend.penalty(core)
+    return ((weight, defend.penalty(core)),) if weight else ()
 
 
 def terms(config, subject, name, kind) -> tuple:
@@ -106,8 +109,7 @@ def terms(config, subject, name, kind) -> tuple:
             "center_mass": lambda: attack.center_mass(e, original, heat=heat),
             "active": lambda: attack.active(e, original, subject.part.preprocess(subject.composites[0][0]),
                                             config.classes, heat=heat)}[kind]
-    extra = ((config.keep, kept(original)),) if config.keep else ()
-    return (WEIGHTS[name][rating.KINDS.index(kind)], make()), *extra
+    return (WEIGHTS[name][rating.KINDS.index(kind)], make()), *kept(config.keep, original)
 
 
 def maps(config, subject, model, name, kind) -> np.ndarray:

@@ -78,8 +78,8 @@ def read(config):
     """(training images, labels, test images, labels)."""
     if config.quick:
         rng = np.random.default_rng(0)
-        shape = models.NETWORKS[NETWORKS[config.dataset]]
-        images = rng.uniform(size=(64, shape.size, shape.size, shape.channels)).astype(np.float32)
+        shape = models.NETWORKS[NETWORKS[config.dataset]].input_shape
+        images = rng.uniform(size=(64, *shape)).astype(np.float32)
         labels = rng.integers(0, 10, 64)
         return images, labels, images[:4], labels[:4]
     images, labels = data.load_dataset(config.dataset, "train", limit=config.images)

@@ -86,9 +86,9 @@ def test_a_map_without_positive_relevance_is_seen_by_the_loss_and_no_success():
 def test_outputs_are_kept_by_their_divergence():
     """KL(softmax(1, 0, 0) || uniform) by hand, and none from the original itself."""
     p = np.exp([1.0, 0, 0]) / np.exp([1.0, 0, 0]).sum()
+    ((_, penalty),) = heo2019_subject.kept(1.0, lambda x: x)
     for scale, known in ((1.0, 0.0), (0.0, np.sum(p * np.log(3 * p)))):
-        value = heo2019_subject.kept(lambda x: x)(lambda params, state, x: params * x, scale, {},
-                                                  np.array([1.0, 0, 0], np.float32), 0)
+        value = penalty(lambda params, state, x: params * x, scale, {}, np.array([1.0, 0, 0], np.float32), 0)
         assert value == pytest.approx(known, abs=1e-6)
 
 

@@ -322,7 +322,7 @@ def abstract_flow(module, spec):
     zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), nnx.state(module))
     nnx.update(module, zeros)
     net, params, state = models.functional(module)
-    return rewrite.flow(lambda x: net.apply(params, state, x), jnp.zeros((spec.size, spec.size, spec.channels)))
+    return rewrite.flow(lambda x: net.apply(params, state, x), jnp.zeros(spec.input_shape))
 
 
 def test_a_rule_costs_what_it_must():

@@ -42,6 +42,11 @@ class Network(NamedTuple):
     file: str
     package: str | None = None
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) that the weights were trained for."""
+        return self.size, self.size, self.channels
+
 
 class Pretrained(NamedTuple):
     """A network with its weights.
@@ -108,8 +113,7 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     net, params, state = functional(load_weights(abstract(partial(spec.build, **options)), weights))
     model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
     preprocess = lambda pixels: jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
-    shape = (spec.size, spec.size, spec.channels)
-    return Pretrained(name, model, net, params, state, preprocess, shape, spec.num_classes)
+    return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes)
 
 
 def _default_weights(name, spec):
