@@ -39,13 +39,14 @@ class Activation(NamedTuple):
 
 def activation(stage: Stage) -> Activation | None:
     """The stage as an activation, or None."""
-    operation, name = stage.operation, stage.operation.name
-    if operation.kind not in ("activation", "elementwise") or len(stage.carried) != 1 or name not in _KNOWN:
+    operation = stage.operation
+    known = operation.known
+    if operation.kind not in ("activation", "statistic") or known is None or known.name not in _KNOWN:
         return None
-    constants = [o for o in stage.operands if not isinstance(o, int)]
+    parameters = [stage.operands[p[1]] if isinstance(p, tuple) else p for p in known.parameters]
     run = lambda z: operation.apply(*(z if isinstance(o, int) else o for o in stage.operands))
     slope = lambda z: jax.jvp(run, (z,), (jnp.ones_like(z),))[1]
-    return Activation(run, slope, *_KNOWN[name](*constants))
+    return Activation(run, slope, *_KNOWN[known.name](*parameters))
 
 
 def _softplus(beta=1.0):
@@ -62,5 +63,4 @@ _KNOWN = {
     "softplus_beta6": lambda beta: (3.0, 1.0, jnp.max(jnp.asarray(beta)) / 4),
     "tanh": lambda: (0.0, 1.0, 4 / 27**0.5),
     "sigmoid": lambda: (0.0, 0.25, 1 / 108**0.5),
-    "logistic": lambda: (0.0, 0.25, 1 / 108**0.5),
 }
