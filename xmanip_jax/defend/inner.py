@@ -7,9 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from .. import geometry
-from .. import geometry
-from .. import geometry
-from .. import geometry
 from ..geometry import Box
 from ..geometry.base import repeat
 from ..types import Array, ArrayLike

@@ -151,6 +151,7 @@ def _bounds(plan, known, values):
 
 def _run(plan: Plan, values, choose, boxes, found=None):
     """The results. boxes: see `_boxes`;  found: takes the linear layers by name."""
+    rule_of = lambda operation: None if (rule := choose(operation)) is NotImplemented else rule  # nothing reaches it
     env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
     for step in plan.steps:
         operands = [read(env, i) for i in step.inputs]
@@ -160,9 +161,9 @@ def _run(plan: Plan, values, choose, boxes, found=None):
             results = compute(step, operands)
         elif step.operation.merge:
             x = step.inputs[step.operation.merge.x]
-            results = _linear(step.operation, operands, choose(step.operation), boxes.get(x, ()), found)
+            results = _linear(step.operation, operands, rule_of(step.operation), boxes.get(x, ()), found)
         else:
-            results = _other(step.operation, operands, choose)
+            results = _other(step.operation, operands, rule_of(step.operation))
         env.update(zip(step.outputs, results, strict=True))
     return [read(env, i) for i in plan.outputs]
 
@@ -198,8 +199,8 @@ def _linear(operation, operands, rule, bounds, found):
     return [z]
 
 
-def _other(operation, operands, choose):
-    result = _replaced(operation.apply, choose(operation), operation.carried, operands)
+def _other(operation, operands, rule):
+    result = _replaced(operation.apply, rule, operation.carried, operands)
     return list(result) if isinstance(result, tuple) else [result]
 
 
