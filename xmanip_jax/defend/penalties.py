@@ -11,7 +11,7 @@ from .. import geometry
 from ..explain.heatmap import saliency
 from ..geometry.base import check_positive
 from ..types import Array, Penalty
-from .base import alignment, penalty, scalar
+from .base import alignment, of_x, penalty, scalar
 
 __all__ = ["cure", "gradient_alignment", "gradient_norm", "hessian", "input_density", "interval_width", "lcnn",
            "parameter_penalty", "ranking"]
@@ -94,7 +94,7 @@ def gradient_alignment(*, radius: float, l2: float = 0.01, cosine: float = 1.0, 
         there, _ = slope(x + jax.random.uniform(key, x.shape, x.dtype, -radius, radius))
         return l2 * jnp.sum((here - there) ** 2) + cosine * (1 - alignment(here, there)) / 2, logits
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def cure(*, step: float, squared: bool = True, output: str = "loss") -> Penalty:
@@ -117,7 +117,7 @@ def cure(*, step: float, squared: bool = True, output: str = "loss") -> Penalty:
         square = jnp.sum((slope(x + z)[0] - here) ** 2)
         return square if squared else _root(square), logits
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def _root(square: Array) -> Array:
@@ -152,7 +152,7 @@ def interval_width(radius: float, *, linear: bool = False) -> Penalty:
         box = geometry.gradient_bounds(f, geometry.ball(x, radius), y, linear=linear)
         return jnp.mean(box.upper - box.lower), f(x)
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def ranking(k: int, *, output: str = "loss") -> Penalty:
