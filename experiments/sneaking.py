@@ -77,7 +77,8 @@ def attacked(config, name, distance, images):
     shift = np.random.default_rng(config.seed).integers(1, network.num_classes, len(images))
     sneak = attack.sneaking(CAM, distance, multiples=config.multiples, rounds=config.rounds,
                             preprocess=network.preprocess)
-    found = sneak(network.model, images, (labels + shift) % network.num_classes, labels=labels)
+    found = sneak(network.model, images, (labels + shift) % network.num_classes, labels=labels,
+                  key=jax.random.key(config.seed))
     maps = jax.jit(jax.vmap(lambda p, y: CAM(network.model, network.preprocess(p), y)))
     clean = maps(images, labels)
     tau, r = zip(*(correlations(clean, maps(z, labels)) for z in found.pixels), strict=True)

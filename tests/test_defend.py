@@ -203,6 +203,8 @@ def test_cost_of_training_steps():
         assert ratio < 1.08 * limit, (ratio, limit)
     twice = flops((1.0, defend.no_penalty()), (1.0, defend.hessian()))
     assert twice > 1.1 * flops((1.0, defend.hessian()))  # what one trace saves
+    size = 1.0, defend.parameter_penalty(lambda p: jnp.sum(p["c"] ** 2))  # sees no example, wherever it stands
+    assert flops(size, (1.0, defend.hessian())) < 4 * 1.08 * plain
 
 
 def test_projection_on_the_data():
