@@ -10,6 +10,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from .. import geometry
 from ..explain.heatmap import saliency
 from ..geometry.base import check_positive
+from ..geometry.piecewise import warn_if_it_jumps
 from ..types import Array, Penalty
 from .base import alignment, of_x, penalty, scalar
 
@@ -40,8 +41,8 @@ def gradient_norm(*, output: str = "loss") -> Penalty:
 def hessian(*, output: str = "logit", samples: int = 1, probe: str = "rademacher") -> Penalty:
     """||H||_F^2 of the output's input Hessian, estimated without bias by ||H v||^2 (Dombrowski et al. 2022).
 
-    A relu network has none: train with softplus. Needs a key. A training step costs 6 + 6 samples forward passes, less
-    what the first layer takes: one probe is 4 plain steps.
+    A relu network has none, a PiecewiseLinearWarning says: train with softplus. Needs a key. A training step costs
+    6 + 6 samples forward passes, less what the first layer takes: one probe is 4 plain steps.
 
     Args:
       output: the paper's choice is not known; its re-implementations take the logit of the label.
@@ -60,8 +61,11 @@ def hessian(*, output: str = "logit", samples: int = 1, probe: str = "rademacher
 
     def core(f, x, y, key):
         vs = _PROBES[probe](key, (samples, *x.shape), x.dtype)
-        _, pull, logits = jax.vjp(jax.grad(scalar(f, output, y), has_aux=True), x, has_aux=True)
-        products = jax.vmap(lambda v: pull(v)[0])(vs)
+        slope = jax.grad(scalar(f, output, y), has_aux=True)
+        _, pull, logits = jax.vjp(slope, x, has_aux=True)
+        product = lambda v: pull(v)[0]
+        warn_if_it_jumps(lambda z: slope(z)[0], x, product)
+        products = jax.vmap(product)(vs)
         return jnp.sum(products**2) / samples, logits
 
     return penalty(core)
