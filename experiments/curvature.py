@@ -113,7 +113,8 @@ def certified(config, network, pixels, y, betas, run, keep):
 
 def study(config, name, network, out, bar):
     """{activation: arrays} of one network."""
-    _, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
+    names, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
+    inputs.note(out, name, network, names, pixels)
     s = bends.Settings(k=config.k) if not config.quick else bends.Settings(k=config.k, probes=4, steps=4, attack=2)
     run = bends.measures(network.preprocess, s, {"intervals": False} | ({"linear": True} if config.linear else {}))
     scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
