@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import geometry
+from .. import explain, geometry
 from ..geometry.base import check_count, check_positive, repeat
 from ..types import Array, ArrayLike, Explanation, Model
 from . import checks
@@ -36,7 +36,7 @@ def sneaking(
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
     first_gamma: float = 5e-5, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
 ) -> Callable[..., Sneaked]:
-    """An attack `sneak(model, pixels, targets, *, labels=None) -> Sneaked` on a batch (ISA, Boopathy et al. 2020).
+    """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
     It minimises max(max over c != target of f_c - f_target, -kappa) + gamma * distance within epsilon of each pixel,
     by `steps` moves of step * epsilon * clip(1000 gradient, -1, 1) from the image itself. First the smallest epsilon
@@ -47,14 +47,17 @@ def sneaking(
       explanation: differentiated once; CAM needs no second derivative.
       distance: `(explanation, f, x, z, (label, target)) -> Float[]`, for example `defend.two_class_discrepancy`: for
         complete maps of M cells proposition 1 keeps it above M / 2 (f_label(x) - f_target(x)) wherever the attack
-        succeeds. A distance of one class has no such bound.
+        succeeds. A distance of one class has no such bound. The explanation that it is given has the image's key bound.
       multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
         first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there.
 
     The returned function takes pixels: Float[b, h, w, c] in [0, 1]; targets: Int[b], the classes to be predicted;
-    labels: Int[b], by default the clean predictions. rounds + (rounds + 1) * multiples compiled calls.
+    labels: Int[b], by default the clean predictions; key: of an explanation that averages over noise, whose draws are
+    those of its image throughout: the same at the image and at what becomes of it, in every step. rounds + (rounds + 1)
+    * multiples compiled calls.
 
-    Raises ValueError for counts and numbers out of range, and for a target that is the label.
+    Raises ValueError for counts and numbers out of range, for a target that is the label, and without a key where the
+    explanation needs one.
 
     >>> from xmanip_jax import defend, explain
     >>> e = explain.gradient_x_input()
@@ -72,16 +75,16 @@ def sneaking(
         raise ValueError(f"multiples ascend from at least 1, got {multiples}")
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def attempt(model, x, classes, epsilon, gamma):
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+    def attempt(model, x, classes, key, epsilon, gamma):
         """(pixels, whether they are predicted as the target)."""
-        f = lambda pixels: model(preprocess(pixels))
+        f, e = lambda pixels: model(preprocess(pixels)), _bound(explanation, key)
         box = geometry.ball(x, epsilon, 0, 1)
 
         def loss(z):
             logits = f(z)
             others = jnp.where(jnp.arange(len(logits)) == classes[1], -jnp.inf, logits).max()
-            apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
+            apart = distance(e, model, preprocess(x), preprocess(z), classes)
             return jnp.maximum(others - logits[classes[1]], -kappa) + gamma * apart
 
         move = lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * jax.grad(loss)(z), -1, 1), *box)
@@ -89,10 +92,11 @@ def sneaking(
         return z, f(z).argmax() == classes[1]
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0))
-    def measure(model, x, z, classes):
-        map = explanation(model, preprocess(x), classes[0])
-        apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def measure(model, x, z, classes, key):
+        e = _bound(explanation, key)
+        map = e(model, preprocess(x), classes[0])
+        apart = distance(e, model, preprocess(x), preprocess(z), classes)
         return apart, apart / (map.max() - map.min())
 
     def bisect(attempted, found, first, smallest):
@@ -107,10 +111,12 @@ def sneaking(
             middle = (low + high) / 2
         return found
 
-    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None) -> Sneaked:
+    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None,
+              key: Array | None = None) -> Sneaked:
         x = checks.checked_pixels(pixels)
         model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        count = checks.shapes(model, explanation, preprocess, x)[0]
+        keys = None if key is None else jax.random.split(key, len(x))
+        count = checks.shapes(model, _bound(explanation, key), preprocess, x)[0]
         labels = checks.predictions(model, preprocess, x) if labels is None else checks.checked_labels(
             labels, len(x), count)
         targets = checks.checked_labels(targets, len(x), count)
@@ -118,16 +124,15 @@ def sneaking(
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
         classes, zero = jnp.stack([labels, targets], 1), jnp.zeros(len(x), x.dtype)
         none = x, zero > 0, zero
-        start, reached, epsilon = bisect(lambda epsilon: attempt(model, x, classes, epsilon, zero), none, first_epsilon,
-                                         True)
+        attempted = partial(attempt, model, x, classes, keys)
+        start, reached, epsilon = bisect(lambda epsilon: attempted(epsilon, zero), none, first_epsilon, True)
         rows = []
         for multiple in multiples:
             within = jnp.minimum(multiple * epsilon, 1)
-            z, hit = (start, reached) if multiple == 1 else attempt(model, x, classes, within, zero)
-            z, hit, gamma = bisect(lambda gamma, w=within: attempt(model, x, classes, w, gamma), (z, hit, zero),
-                                   first_gamma, False)
+            z, hit = (start, reached) if multiple == 1 else attempted(within, zero)
+            z, hit, gamma = bisect(partial(attempted, within), (z, hit, zero), first_gamma, False)
             success = hit & reached
-            numbers = within, gamma, *measure(model, x, z, classes)
+            numbers = within, gamma, *measure(model, x, z, classes, keys)
             rows.append((z, success, *(jnp.where(success, v, jnp.nan) for v in numbers)))
         z, success, within, gamma, apart, normalised = map(jnp.stack, zip(*rows, strict=True))
         least = jax.lax.cummin(jnp.where(success, normalised, jnp.inf), axis=0)
@@ -136,6 +141,11 @@ def sneaking(
         return Sneaked(z, success, within, gamma, apart, least, slope)
 
     return sneak
+
+
+def _bound(e, key):
+    """`e` with its key given; None is left to e, which may need one."""
+    return explain.explanation(lambda f, x, target, **_: explain.with_logits(e)(f, x, target, key=key))
 
 
 def _chosen(hit, new, old):
