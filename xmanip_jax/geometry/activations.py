@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..rewrite import Stage
 from ..types import Array, ArrayLike
 from .base import epsilon
-from .critical_points import TABLE, Shape
-from .custom_rules import has_rule, opened, slope_of
+from .critical_points import PRIMITIVES, TABLE, Shape
+from .custom_rules import has_rule, opened, primitive_of, slope_of
 from .enclosure import enclose
 from .recognition import recognised
 
@@ -61,13 +62,22 @@ def activation(stage: Stage) -> Activation:
     if name in TABLE:
         return known(name, run, TABLE[name](*params))
     shape, = stage.shapes
-    return enclosed(stage.operation.name, run, jax.ShapeDtypeStruct(shape.shape, shape.dtype))
+    if (name := primitive_of(run, shape)) in PRIMITIVES:
+        return known(name, run, PRIMITIVES[name])
+    return enclosed(stage.operation.name, run, shape)
 
 
 def known(name: str, run: Callable[[Array], Array], shape: Shape) -> Activation:
     """The activation `run` of a known shape: its range is that of its values at the ends and where it turns."""
     slope = slope_of(run)
     bend = slope_of(slope)
+
+    def total(ends, lower, upper):
+        """Infinite on an interval with the pole inside."""
+        if shape.pole is None:
+            return _sound(*ends)
+        holds = (lower <= shape.pole) & (upper >= shape.pole)
+        return _sound(*(jnp.where(holds, jnp.nan, end) for end in ends))
 
     def around(like):
         """The kinks and, on either side, their neighbours."""
@@ -76,28 +86,25 @@ def known(name: str, run: Callable[[Array], Array], shape: Shape) -> Activation:
         return [v for k in kinks for v in (k, k - step(k), k + step(k))]
 
     def values(lower, upper):
-        least, largest = _between(run, lower, upper, (*shape.kinks, *shape.value))
+        least, largest = total(_between(run, lower, upper, (*shape.kinks, *shape.value)), lower, upper)
         finite = sum(jnp.where(jnp.isfinite(v), jnp.abs(v), 0) for v in (lower, upper, least, largest))
         slack = 0 if shape.exact else 8 * epsilon(lower) * finite
-        return _sound(least - slack, largest + slack)
+        return least - slack, largest + slack
 
     def slopes(lower, upper):
         margin = 4 * epsilon(lower) if shape.kinks and not shape.exact else 0  # kinks are where rounding has them
         lower, upper = lower - margin * jnp.abs(lower), upper + margin * jnp.abs(upper)
-        least, largest = _between(slope, lower, upper, (*around(lower), *shape.slope))
-        slack = 0 if shape.exact else shape.digits * epsilon(lower)
-        most = jnp.asarray(shape.steepest, lower.dtype) * (1 + slack)
-        return tuple(jnp.clip(v, -most, most) for v in _sound(least - slack, largest + slack))
+        least, largest = total(_between(slope, lower, upper, (*around(lower), *shape.slope)), lower, upper)
+        digits = 0 if shape.exact else shape.digits * epsilon(lower)
+        return _widened(least, largest, digits, 1.0 if shape.steepest is not np.inf else None, shape.steepest)
 
     def curvatures(lower, upper):
         find = shape.curvatures or (lambda *ends: _between(bend, *ends, (*around(ends[0]), *shape.curvature)))
         if shape.most_curved is None:
             return jnp.full_like(lower, -jnp.inf), jnp.full_like(upper, jnp.inf)
-        digits = 8 * shape.digits * epsilon(lower)
-        most = jnp.asarray(shape.most_curved, lower.dtype) * (1 + digits)
-        slack = digits * jnp.where(jnp.isfinite(most), most, 1)
-        least, largest = _sound(*find(lower, upper))
-        return jnp.clip(least - slack, -most, most), jnp.clip(largest + slack, -most, most)
+        digits, bounded = 8 * shape.digits * epsilon(lower), shape.most_curved is not np.inf
+        scale = jnp.asarray(shape.most_curved, lower.dtype) if bounded else None
+        return _widened(*total(find(lower, upper), lower, upper), digits, scale, shape.most_curved)
 
     return Activation(
         name, run, slope, values, slopes, curvatures, lambda *ends: _size(slopes(*ends)),
@@ -144,6 +151,13 @@ def _between(function, lower, upper, places):
 def _sound(least, largest):
     """What is not a number may be any."""
     return jnp.where(jnp.isnan(least), -jnp.inf, least), jnp.where(jnp.isnan(largest), jnp.inf, largest)
+
+
+def _widened(least, largest, digits, scale, most):
+    """By a share `digits` of `scale`, or of themselves; no further than most. digits: 0 for what does not round."""
+    slack = lambda v: digits * (jnp.where(jnp.isfinite(v), jnp.abs(v), 0) if scale is None else scale)
+    most = jnp.asarray(most, least.dtype) * (1 + digits)
+    return jnp.clip(least - slack(least), -most, most), jnp.clip(largest + slack(largest), -most, most)
 
 
 def _size(ends):

@@ -1,4 +1,4 @@
-"""What is known of activations by name: where they, their slopes and those' slopes turn, and how large these get.
+"""What is known of activations: where they, their slopes and those' slopes turn, and how large these get.
 
 Between two such places each is monotone, so that its range on an interval is that of its values at the two ends and at
 the places between. The slope of a slope is that of jax at kinks, where it has none.
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..types import Array, ArrayLike
 
-__all__ = ["TABLE", "Shape"]
+__all__ = ["PRIMITIVES", "RECIPROCAL", "TABLE", "Shape"]
 
 
 class Shape(NamedTuple):
@@ -22,7 +22,7 @@ class Shape(NamedTuple):
     value, slope, curvature: the places, kinks apart, where s, s' and s'' turn;  kinks: where s' or s'' jumps;
     steepest: sup |s'|;  most_curved: sup |s''|, None where s' jumps;  convex: s is, and s' is 0 far to the left;
     beta: the sharpness of a softplus, else None;  exact: s and s' do not round;  digits: how many last digits s' may be
-    wrong by;  curvatures: the range of s'' itself,
+    wrong by;  pole: where s is infinite;  curvatures: the range of s'' itself,
     (lower, upper) -> (least, largest), where its turns have no closed form.
     """
 
@@ -36,6 +36,7 @@ class Shape(NamedTuple):
     beta: ArrayLike | None = None
     exact: bool = False
     digits: int = 8
+    pole: float | None = None
     curvatures: Callable[[Array, Array], tuple[Array, Array]] | None = None
 
 
@@ -126,6 +127,16 @@ TABLE: dict[str, Callable[..., Shape]] = {
     "clip": lambda low, high: Shape(kinks=(low, high), slope=((jnp.asarray(low) + high) / 2,), exact=True),
     "abs": lambda: Shape(kinks=(0.0,), exact=True),
     "square": lambda: Shape(value=(0.0,), steepest=np.inf, most_curved=2.0),
-    "exp": lambda: Shape(steepest=np.inf, most_curved=np.inf),
+    "exp": lambda: _UNBOUNDED,
+}
+_UNBOUNDED = Shape(steepest=np.inf, most_curved=np.inf)
+RECIPROCAL = _UNBOUNDED._replace(pole=0.0)
+# Of a single operation: nothing turns where it is defined, and nothing is a number where it is not.
+PRIMITIVES: dict[str, Shape] = {
+    **dict.fromkeys(("exp", "exp2", "sqrt", "rsqrt"), _UNBOUNDED), "log": RECIPROCAL,
+    "log1p": _UNBOUNDED._replace(pole=-1.0),
+    "tanh": TABLE["tanh"](), "logistic": _SIGMOID, "square": TABLE["square"](),
+    "erf": Shape(slope=(0.0,), curvature=(-0.5**0.5, 0.5**0.5), steepest=1.1283791670955126,
+                 most_curved=0.9678828980938385),
 }
 

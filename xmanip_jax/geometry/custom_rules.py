@@ -11,7 +11,7 @@ from ..rewrite.jaxprs import Literal, bind, bodies, is_custom_rule, prims, subja
 from ..types import Array
 from .enclosure import walk
 
-__all__ = ["has_rule", "is_max_pool", "opened", "slope_of"]
+__all__ = ["has_rule", "is_max_pool", "opened", "primitive_of", "slope_of"]
 
 _MOVES = {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "expand_dims", "neg", "reduce_sum", "reshape",
           "squeeze", "transpose"}
@@ -47,6 +47,12 @@ def opened(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 def has_rule(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> bool:
     """Whether the function, or one that it calls, has its own derivative rule."""
     return _holds(jax.make_jaxpr(function)(shape).jaxpr, is_custom_rule)
+
+
+def primitive_of(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> str | None:
+    """The name of the one operation that the function is, else None."""
+    eqn = _only(jax.make_jaxpr(function)(shape).jaxpr)
+    return None if eqn is None else eqn.primitive.name
 
 
 def is_max_pool(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> bool:

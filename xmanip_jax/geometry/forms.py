@@ -13,7 +13,8 @@ from ..types import Array
 from .activations import Activation
 from .base import epsilon
 
-__all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "value"]
+__all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "repeated",
+           "value"]
 
 
 class Form(NamedTuple):
@@ -93,6 +94,11 @@ def linear_map(apply: Callable, linear: Callable, absolute: Callable, forms: lis
 
 def _slopes(form, d):
     return jnp.zeros((d, *form.centre.shape), form.centre.dtype) if form.slopes is None else form.slopes
+
+
+def repeated(form: Form) -> Form:
+    """With a new first axis of length 1."""
+    return Form(form.centre[None], form.radius[None], None if form.slopes is None else form.slopes[:, None])
 
 
 def multiply(a: Form, b: Form) -> Form:

@@ -184,7 +184,7 @@ def _pull(step, trace, known, results) -> list[Form]:
         a, b = (known[n] for n in step.carried)
         return [forms.multiply(b, results[0]), forms.multiply(a, results[0])]
     if isinstance(part, Windows):
-        reached = forms.multiply(forms.of_bounds(*part.gates(*boxes[0])), results[0])
+        reached = forms.multiply(forms.of_bounds(*part.gates(*boxes[0])), forms.repeated(results[0]))
         return forms.linear_map(part.spread, part.spread, part.spread, [reached], _relative_error(step, 0.0))
     back, absolute = part.transposed, part.absolute_transposed
     return forms.linear_map(back, back, absolute, results, _relative_error(step, trace.weights))

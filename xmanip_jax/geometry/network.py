@@ -9,14 +9,12 @@ import jax.numpy as jnp
 
 from .. import rewrite
 from ..types import Array, Model
-from .activations import Activation, activation, enclosed
+from .activations import Activation, activation, known
 from .affine import Affine, affine, moved
+from .critical_points import RECIPROCAL
 from .windows import Windows, over_axes, windows
 
 __all__ = ["Network", "Product", "Step", "read"]
-
-_MAXIMA = {"max": 1, "min": -1}
-
 
 class Product(NamedTuple):
     """The product of two values that carry the image, elementwise. shape: of each."""
@@ -82,7 +80,7 @@ def _name(operation):
 
 
 def _append(network, stage, fresh):
-    """The steps of a stage: one, but two for a quotient and three for a maximum of two values."""
+    """The steps of a stage: one, but two for a quotient and several for a maximum of two values and for a minimum."""
     add = lambda *step: network.steps.append(Step(*step))
     kind, name = stage.operation.kind, stage.operation.name
     out = stage.shapes[0]
@@ -112,24 +110,29 @@ def _append(network, stage, fresh):
     elif two and (kind == "product" or name == "mul"):
         add(Product(out), carried, stage.results, stage.shapes)
     elif two and (kind == "quotient" or name == "div"):
-        shape = shapes[1]
-        inverse = inner(enclosed("div", lambda v: 1 / v, shape), carried[1:], shape)
+        inverse = inner(known("div", jnp.reciprocal, RECIPROCAL), carried[1:], shapes[1])
         add(Product(out), (carried[0], inverse), stage.results, stage.shapes)
-    elif two and name in _MAXIMA:
-        _add_maximum(inner, add, _MAXIMA[name], stage, shapes)
+    elif two and name in ("max", "min"):
+        sign = 1 if name == "max" else -1
+        pair = jax.ShapeDtypeStruct((2, *out.shape), out.dtype)
+        stacked = lambda *v: (sign * jnp.stack(v),)
+        both = inner(moved(stacked, shapes, (pair,), lambda *v: (jnp.stack(v),)), carried, pair)
+        _add_largest(inner, add, sign, over_axes((0,), out.shape, pair), both, stage)
+    elif name == "reduce_min":
+        largest = over_axes(stage.operation.params["axes"], out.shape, shapes[0])
+        _add_largest(inner, add, -1, largest, inner(_negative(shapes[0]), carried, shapes[0]), stage)
     else:
         raise rewrite.UnsupportedPrimitiveError("")
 
 
-def _add_maximum(inner, add, sign, stage, shapes):
-    """The larger of two values, or the smaller as the larger of their negatives: a maximum over an axis of two."""
-    out, = stage.shapes
-    pair = jax.ShapeDtypeStruct((2, *out.shape), out.dtype)
-    stacked = moved(lambda *v: (sign * jnp.stack(v),), shapes, (pair,), lambda *v: (jnp.stack(v),))
-    both = inner(stacked, stage.carried, pair)
-    largest = over_axes((0,), out.shape, pair)
+def _add_largest(inner, add, sign, largest, value, stage):
+    """A maximum, the last step of a stage; a minimum is that of the negatives."""
     if sign == 1:
-        add(largest, (both,), stage.results, stage.shapes)
-        return
-    best = inner(largest, (both,), out)
-    add(moved(lambda v: (-v,), (out,), (out,), lambda v: (v,)), (best,), stage.results, stage.shapes)
+        add(largest, (value,), stage.results, stage.shapes)
+    else:
+        out, = stage.shapes
+        add(_negative(out), (inner(largest, (value,), out),), stage.results, stage.shapes)
+
+
+def _negative(shape):
+    return moved(lambda v: (-v,), (shape,), (shape,), lambda v: (v,))
