@@ -133,6 +133,31 @@ def test_bounds_of_two_layers_are_the_paper_s():
     np.testing.assert_allclose(found, paper, rtol=1e-9)
 
 
+def broadcasts():
+    """Networks of one smooth layer behind an affine map that is broadcast along axes of size 1, by what it does."""
+    s, shift = (lambda z: smooth.softplus_beta(z, 4.0)), jnp.arange(6.0).reshape(6, 1, 1) - 3
+    mean = lambda x, *axes: x.mean(axes, keepdims=True)
+    return {"a mean that is added": lambda x: s(0.1 * x + mean(x, 0, 1)),
+            "a mean that is taken off": lambda x: s(mean(x, 0, 1) - 0.1 * x),
+            "a mean of rows and one of columns": lambda x: s(mean(x, 0) - mean(x, 1)),
+            "a mean that is scaled": lambda x: s(mean(x, 0, 1) * shift),
+            "a mean that is shifted": lambda x: s(mean(x, 0, 1, 2) + jnp.zeros((6, 6, 1))),
+            "a mean that is divided": lambda x: s(mean(x, 0) / (2 + shift**2))}
+
+
+@pytest.mark.parametrize("name", broadcasts())
+def test_norms_of_what_is_broadcast(name):
+    """The bound from the weights alone holds at 0, where softplus is most curved, and is not vast."""
+    layer = broadcasts()[name]
+    f, x = (lambda x: layer(x).sum()[None]), jnp.zeros((6, 6, 1))
+    true = jnp.linalg.norm(jax.hessian(lambda x: f(x)[0])(x).reshape(36, 36))
+    bound = geometry.hessian_bound(f, x, 0)
+    assert true <= bound <= 40 * true
+    y = x + 0.01
+    moved = jnp.linalg.norm(jax.grad(lambda x: f(x)[0])(y) - jax.grad(lambda x: f(x)[0])(x))
+    assert moved <= geometry.gradient_change_bound(f, x, y, 0)
+
+
 def test_what_jumps_is_refused():
     x = jnp.ones((4, 4, 1))
     relu = lambda x: jax.nn.relu(x).sum((0, 1))

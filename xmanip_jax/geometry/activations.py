@@ -1,66 +1,164 @@
-"""What bounds know of an activation: it does not decrease, and its slope rises up to one place and falls after it."""
+"""What bounds know of an elementwise function: the ranges of it, of its slope and of that one's slope.
+
+A function that is known (`critical_points.TABLE`) has the tightest. Every other one is enclosed from what it computes.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..rewrite import Stage
-from ..types import Array
+from ..types import Array, ArrayLike
+from .base import epsilon
+from .critical_points import PRIMITIVES, TABLE, Shape
+from .custom_rules import has_rule, opened, primitive_of, slope_of
+from .enclosure import enclose
+from .recognition import recognised
 
-__all__ = ["Activation", "activation"]
+__all__ = ["Activation", "activation", "enclosed", "known"]
+
+Ends = tuple[Array, Array]
 
 
 class Activation(NamedTuple):
-    """A non-decreasing elementwise function s whose slope has one peak.
+    """An elementwise function s.
 
-    value: s;  slope: s', which at a kink is jax's;  peak: the argument at which s' is largest, inf where s is convex;
-    slope_bound: sup s';  curvature_bound: sup |s''|, None where the slope jumps;  exact: value and slope do not round;
-    beta: the sharpness of a softplus, else None.
+    value: s;  slope: s', as jax computes it, custom rules and kinks included.
+    values, slopes, curvatures: (lower, upper) -> the least and the largest of s, s', s'' there, rounded outwards;
+    those of s'' are infinite where s' may jump;  steepest: (lower, upper) -> the largest |s'|, of the derivative rules
+    and of s itself;  anywhere: () -> sup |s'| and sup |s''| over all inputs, infinite if unknown.
+    jumps: s' jumps at a kink that is known;  convex, beta, exact: as in `critical_points.Shape`.
     """
 
+    name: str
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
-    peak: float
-    slope_bound: float
-    curvature_bound: Array | float | None
+    values: Callable[[Array, Array], Ends]
+    slopes: Callable[[Array, Array], Ends]
+    curvatures: Callable[[Array, Array], Ends]
+    steepest: Callable[[Array, Array], Array]
+    anywhere: Callable[[], tuple[ArrayLike, ArrayLike]]
+    jumps: bool = False
+    convex: bool = False
+    beta: ArrayLike | None = None
     exact: bool = False
-    beta: Array | float | None = None
-
-    @property
-    def convex(self) -> bool:
-        return self.peak == float("inf")
 
     def curvature(self, z: Array) -> Array:
         """s'' of a softplus: beta s(z) s(-z), s being the sigmoid; falls with |z|."""
         return self.beta * jax.nn.sigmoid(self.beta * z) * jax.nn.sigmoid(-self.beta * z)
 
 
-def activation(stage: Stage) -> Activation | None:
-    """The stage as an activation, or None."""
-    operation = stage.operation
-    known = operation.known
-    if operation.kind not in ("activation", "statistic") or known is None or known.name not in _KNOWN:
-        return None
-    parameters = [stage.operands[p[1]] if isinstance(p, tuple) else p for p in known.parameters]
-    run = lambda z: operation.apply(*(z if isinstance(o, int) else o for o in stage.operands))
-    slope = lambda z: jax.jvp(run, (z,), (jnp.ones_like(z),))[1]
-    return Activation(run, slope, *_KNOWN[known.name](*parameters))
+def activation(stage: Stage) -> Activation:
+    """A stage that maps the one value that it carries elementwise.
+
+    Raises UnsupportedPrimitiveError for an operation inside it without a range, and for a derivative rule that is not
+    linear in what it pulls back.
+    """
+    run = lambda z: stage.operation.apply(*(z if isinstance(o, int) else o for o in stage.operands))
+    name, params = recognised(stage) or (None, ())
+    if name in TABLE:
+        return known(name, run, TABLE[name](*params))
+    shape, = stage.shapes
+    if (name := primitive_of(run, shape)) in PRIMITIVES:
+        return known(name, run, PRIMITIVES[name])
+    return enclosed(stage.operation.name, run, shape)
 
 
-def _softplus(beta=1.0):
-    return float("inf"), 1.0, jnp.max(jnp.asarray(beta)) / 4, False, beta
+def known(name: str, run: Callable[[Array], Array], shape: Shape) -> Activation:
+    """The activation `run` of a known shape: its range is that of its values at the ends and where it turns."""
+    slope = slope_of(run)
+    bend = slope_of(slope)
+
+    def total(ends, lower, upper):
+        """Infinite on an interval with the pole inside."""
+        if shape.pole is None:
+            return _sound(*ends)
+        holds = (lower <= shape.pole) & (upper >= shape.pole)
+        return _sound(*(jnp.where(holds, jnp.nan, end) for end in ends))
+
+    def around(like):
+        """The kinks and, on either side, their neighbours."""
+        step = lambda k: 2 * epsilon(like) * jnp.abs(k) + float(jnp.finfo(like.dtype).tiny)
+        kinks = [jnp.asarray(k, like.dtype) for k in shape.kinks]
+        return [v for k in kinks for v in (k, k - step(k), k + step(k))]
+
+    def values(lower, upper):
+        least, largest = total(_between(run, lower, upper, (*shape.kinks, *shape.value)), lower, upper)
+        finite = sum(jnp.where(jnp.isfinite(v), jnp.abs(v), 0) for v in (lower, upper, least, largest))
+        slack = 0 if shape.exact else 8 * epsilon(lower) * finite
+        return least - slack, largest + slack
+
+    def slopes(lower, upper):
+        margin = 4 * epsilon(lower) if shape.kinks and not shape.exact else 0  # kinks are where rounding has them
+        lower, upper = lower - margin * jnp.abs(lower), upper + margin * jnp.abs(upper)
+        least, largest = total(_between(slope, lower, upper, (*around(lower), *shape.slope)), lower, upper)
+        digits = 0 if shape.exact else shape.digits * epsilon(lower)
+        return _widened(least, largest, digits, 1.0 if shape.steepest is not np.inf else None, shape.steepest)
+
+    def curvatures(lower, upper):
+        find = shape.curvatures or (lambda *ends: _between(bend, *ends, (*around(ends[0]), *shape.curvature)))
+        if shape.most_curved is None:
+            return jnp.full_like(lower, -jnp.inf), jnp.full_like(upper, jnp.inf)
+        digits, bounded = 8 * shape.digits * epsilon(lower), shape.most_curved is not np.inf
+        scale = jnp.asarray(shape.most_curved, lower.dtype) if bounded else None
+        return _widened(*total(find(lower, upper), lower, upper), digits, scale, shape.most_curved)
+
+    return Activation(
+        name, run, slope, values, slopes, curvatures, lambda *ends: _size(slopes(*ends)),
+        lambda: (shape.steepest, jnp.inf if shape.most_curved is None else shape.most_curved),
+        shape.most_curved is None, shape.convex, shape.beta, shape.exact)
 
 
-# peak, sup s', sup |s''|, exact, beta
-_KNOWN = {
-    "relu": lambda: (float("inf"), 1.0, None, True),
-    "relu6": lambda: (3.0, 1.0, None, True),
-    "softplus": _softplus,
-    "softplus_beta": _softplus,
-    "centred_softplus": _softplus,
-    "softplus_beta6": lambda beta: (3.0, 1.0, jnp.max(jnp.asarray(beta)) / 4),
-    "tanh": lambda: (0.0, 1.0, 4 / 27**0.5),
-    "sigmoid": lambda: (0.0, 0.25, 1 / 108**0.5),
-}
+def enclosed(name: str, run: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> Activation:
+    """The activation `run`, unknown, from what it computes. shape: of its argument. Raises as `activation`."""
+    slope = slope_of(run)
+    own = slope_of(opened(run)) if has_rule(run, shape) else None
+    of = lambda function: lambda lower, upper: enclose(function, lower, upper)[:2]
+    slopes = of(slope)
+
+    def steepest(lower, upper):
+        size = _size(slopes(lower, upper))
+        return size if own is None else jnp.maximum(size, _size(of(own)(lower, upper)))
+
+    def curvatures(lower, upper):
+        found = [enclose(slope_of(slope), lower, upper)]
+        if own is not None:
+            found.append(enclose(slope_of(opened(slope)), lower, upper))
+        jumps = enclose(run, lower, upper).jumps | enclose(slope, lower, upper).jumps
+        least, largest = (jnp.stack([f[i] for f in found]) for i in (0, 1))
+        return jnp.where(jumps, -jnp.inf, least.min(0)), jnp.where(jumps, jnp.inf, largest.max(0))
+
+    def anywhere():
+        ends = (jnp.full(shape.shape, v, shape.dtype) for v in (-jnp.inf, jnp.inf))
+        ends = tuple(ends)
+        return steepest(*ends).max(initial=0), _size(curvatures(*ends)).max(initial=0)
+
+    jax.eval_shape(lambda z: (of(run)(z, z), slopes(z, z)), shape)
+    return Activation(name, run, slope, of(run), slopes, curvatures, steepest, anywhere)
+
+
+def _between(function, lower, upper, places):
+    """The least and the largest of a function's values at the ends and at the places between them."""
+    shape, dtype = lower.shape, lower.dtype
+    found = [function(v) for v in (lower, upper, *(jnp.clip(jnp.asarray(p, dtype), lower, upper) for p in places))]
+    stacked = jnp.stack([jnp.broadcast_to(v, shape) for v in found])
+    return stacked.min(0), stacked.max(0)
+
+
+def _sound(least, largest):
+    """What is not a number may be any."""
+    return jnp.where(jnp.isnan(least), -jnp.inf, least), jnp.where(jnp.isnan(largest), jnp.inf, largest)
+
+
+def _widened(least, largest, digits, scale, most):
+    """By a share `digits` of `scale`, or of themselves; no further than most. digits: 0 for what does not round."""
+    slack = lambda v: digits * (jnp.where(jnp.isfinite(v), jnp.abs(v), 0) if scale is None else scale)
+    most = jnp.asarray(most, least.dtype) * (1 + digits)
+    return jnp.clip(least - slack(least), -most, most), jnp.clip(largest + slack(largest), -most, most)
+
+
+def _size(ends):
+    return jnp.maximum(jnp.abs(ends[0]), jnp.abs(ends[1]))

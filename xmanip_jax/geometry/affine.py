@@ -10,11 +10,12 @@ import numpy as np
 
 from ..rewrite import Stage
 from ..types import Array
+from .base import epsilon
 from .operator_norms import layer_norm, matrix_norm
 
-__all__ = ["Affine", "affine"]
+__all__ = ["Affine", "affine", "moved"]
 
-_ELEMENTWISE = {"mul", "div", "add", "sub", "neg"}
+_SCALES = {"mul", "div", "add", "sub", "neg"}
 _ROUTES = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
            "expand_dims", "gather", "name", "optimization_barrier", "pad", "reshape", "rev", "select_n",
            "sharding_constraint", "slice", "split", "squeeze", "stack", "tile", "transpose", "unstack"}
@@ -25,8 +26,8 @@ class Affine(NamedTuple):
 
     apply: the stage;  linear: without its constants;  absolute: with its coefficients in absolute value;  shift:
     the absolute values of its constants;  terms: at most so many products are added up in a number, either way;
-    norm: () -> a bound of the spectral norm of `linear`, operands and results taken as one vector each, or None if
-    none is known;  shapes: of the carried operands.
+    shapes, results: of the carried operands and of the results;  spectral: () -> the spectral norm of `linear`, never
+    below the truth, or None.
     """
 
     apply: Callable[..., tuple[Array, ...]]
@@ -34,8 +35,9 @@ class Affine(NamedTuple):
     absolute: Callable[..., tuple[Array, ...]]
     shift: tuple[Array, ...]
     terms: int
-    norm: Callable[[], Array | None]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
+    results: tuple[jax.ShapeDtypeStruct, ...]
+    spectral: Callable[[], Array | None] = lambda: None
 
     def transposed(self, *cotangents: Array) -> tuple[Array, ...]:
         """linear^T: from the results back to the carried operands."""
@@ -45,23 +47,58 @@ class Affine(NamedTuple):
         """|linear|^T."""
         return jax.linear_transpose(self.absolute, *self.shapes)(cotangents)
 
+    def norms(self) -> tuple[list[Array], Array]:
+        """(for each operand the norm of its own part, that of `linear` as a whole): never below the truth.
+
+        The root of the largest row sum times the largest column sum of the absolute coefficients bounds the spectral
+        norm of every matrix, so that operands which are broadcast count as often as they are used.
+        """
+        columns = [_largest([c]) for c in self.absolute_transposed(*_filled(1, self.results))]
+        rows = lambda part: _largest(self.absolute(*(v * (part in (i, None)) for i, v in enumerate(
+            _filled(1, self.shapes)))))
+        up = 1 + 8 * (self.terms + 4) * epsilon(columns[0])
+        own = [jnp.sqrt(rows(i) * c) * up for i, c in enumerate(columns)]
+        whole = jnp.sqrt(rows(None) * _largest(columns)) * up
+        spectral = self.spectral()
+        if spectral is not None:
+            whole = jnp.minimum(whole, spectral)
+        return [jnp.minimum(n, whole) for n in own], whole
+
 
 def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | None:
     """The stage as an affine map, or None. shapes: those of the carried operands."""
     operation, name = stage.operation, stage.operation.name
     if operation.merge:
         return _layer(stage, shapes)
-    if operation.kind == "elementwise" and name in _ELEMENTWISE and len(stage.carried) == 1:
-        return _scaled(stage, shapes)
+    run = lambda *x: _results(operation.apply(*_with(stage, x)))
+    if operation.kind == "elementwise" and name in _SCALES and len(stage.carried) == 1:
+        return _scaled(run, shapes, stage.shapes)
     if operation.kind == "add":
-        sign = -1 if name == "sub" else 1
-        zero = (jnp.zeros(stage.shapes[0].shape, stage.shapes[0].dtype),)
-        plus = lambda a, b: (a + b,)
-        difference = lambda a, b: (a + sign * b,)
-        return Affine(difference, difference, plus, zero, 2, lambda: jnp.sqrt(jnp.asarray(2.0)), shapes)
+        return moved(run, shapes, stage.shapes, lambda a, b: (a + b,))
     if operation.kind == "sum" or (name in _ROUTES and not _chooses_by_image(stage)):
-        return _moved(stage, shapes)
+        window = max(shapes[0].shape, default=1) if name == "cumsum" else math.prod(
+            operation.params.get("window_dimensions", (1,)))
+        return moved(run, shapes, stage.shapes, window=window)
     return None
+
+
+def moved(run: Callable[..., tuple[Array, ...]], shapes: tuple[jax.ShapeDtypeStruct, ...],
+          results: tuple[jax.ShapeDtypeStruct, ...], absolute: Callable[..., tuple[Array, ...]] | None = None,
+          window: int = 1) -> Affine:
+    """An affine map from what it computes. absolute: None where no coefficient is negative;  window: numbers added."""
+    zeros = tuple(_filled(0, shapes))
+    linear = lambda *x: jax.jvp(run, zeros, x)[1]
+    before, after = (max(1, sum(math.prod(s.shape) for s in several)) for several in (shapes, results))
+    terms = int(max(2, window, np.ceil(before / after), np.ceil(after / before)))
+    return Affine(run, linear, absolute or linear, tuple(map(jnp.abs, run(*zeros))), terms, shapes, results)
+
+
+def _filled(value, shapes):
+    return [jnp.full(s.shape, value, s.dtype) for s in shapes]
+
+
+def _largest(values):
+    return jnp.stack([v.max(initial=0) for v in values]).max()
 
 
 def _chooses_by_image(stage):
@@ -71,7 +108,7 @@ def _chooses_by_image(stage):
     return any(isinstance(o, int) for o in index)
 
 
-def _filled(stage, carried):
+def _with(stage, carried):
     """All operands, those that carry the image taken from `carried`."""
     carried = iter(carried)
     return [next(carried) if isinstance(o, int) else o for o in stage.operands]
@@ -87,14 +124,15 @@ def _layer(stage, shapes):
     w, b = m.weights(*operands)
     # The sizes of what is added up in the shift, which may cancel: each constant times its derivative.
     shift = lambda k: lambda v: m.weights(*operands[:k], v, *operands[k + 1:])[1]
-    moved = [jax.jvp(shift(k), (operands[k],), (operands[k],))[1] for k in range(2, len(operands))]
-    added = sum(map(jnp.abs, moved), jnp.abs(b))
+    sizes = [jax.jvp(shift(k), (operands[k],), (operands[k],))[1] for k in range(2, len(operands))]
+    added = sum(map(jnp.abs, sizes), jnp.abs(b))
+    out = stage.shapes[0].shape
     size = lambda v: m.forth(jnp.broadcast_to(v, m.shape))
     features = math.prod(w.shape[a] for a in m.neurons[1])
     # Either way: over the inputs of a neuron, or over the neurons (at every offset of a kernel) that read an input.
-    terms = max(w.size // features, w.size // min(w.shape) if w.ndim > 1 else w.size)
+    terms = max(w.size // max(features, 1), w.size // max(1, min(w.shape)) if w.ndim > 1 else w.size)
 
-    def norm():
+    def spectral():
         if stage.operation.kind == "conv":
             return layer_norm(stage.operation.params, w, shapes[0].shape)
         contracted, batch = stage.operation.params["dimension_numbers"]
@@ -103,33 +141,11 @@ def _layer(stage, shapes):
         return matrix_norm(jnp.moveaxis(w, contracted[m.w], range(len(contracted[m.w]))).reshape(-1, features))
 
     return Affine(lambda x: (size(m.apply(x, w) + b),), lambda x: (size(m.apply(x, w)),),
-                  lambda x: (size(m.apply(x, jnp.abs(w))),), (size(added),), terms, norm, shapes)
+                  lambda x: (size(m.apply(x, jnp.abs(w))),), (size(added),), terms, shapes, stage.shapes, spectral)
 
 
-def _scaled(stage, shapes):
-    run = lambda x: _results(stage.operation.apply(*_filled(stage, [x])))
-    zero, one = (jnp.full(shapes[0].shape, v, shapes[0].dtype) for v in (0, 1))
-    shift, scale = jax.jvp(run, (zero,), (one,))
-    return Affine(run, lambda x: (scale[0] * x,), lambda x: (jnp.abs(scale[0]) * x,), (jnp.abs(shift[0]),), 2,
-                  lambda: jnp.abs(scale[0]).max(), shapes)
-
-
-def _moved(stage, shapes):
-    run = lambda *x: _results(stage.operation.apply(*_filled(stage, x)))
-    zeros = tuple(jnp.zeros(s.shape, s.dtype) for s in shapes)
-    linear = lambda *x: jax.jvp(run, zeros, x)[1]
-    shift = tuple(map(jnp.abs, run(*zeros)))
-    before, after = (sum(math.prod(s.shape) for s in several) for several in (shapes, stage.shapes))
-    window = math.prod(stage.operation.params.get("window_dimensions", (1,)))
-    if stage.operation.name == "cumsum":
-        window = max(shapes[0].shape)
-    terms = int(max(2, window, np.ceil(before / after), np.ceil(after / before)))
-
-    def norm():
-        """The root of the largest row sum times the largest column sum, no coefficient being negative."""
-        ones = lambda of: tuple(jnp.ones(s.shape, s.dtype) for s in of)
-        largest = lambda values: jnp.stack([v.max() for v in values]).max()
-        columns = jax.linear_transpose(linear, *shapes)(ones(stage.shapes))
-        return jnp.sqrt(largest(linear(*ones(shapes))) * largest(columns))
-
-    return Affine(run, linear, linear, shift, terms, norm, shapes)
+def _scaled(run, shapes, results):
+    zero, one = (tuple(_filled(v, shapes)) for v in (0, 1))
+    shift, scale = jax.jvp(run, zero, one)
+    return Affine(run, lambda x: (scale[0] * x,), lambda x: (jnp.abs(scale[0]) * x,), (jnp.abs(shift[0]),), 2, shapes,
+                  results)

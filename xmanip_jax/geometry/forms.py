@@ -13,7 +13,8 @@ from ..types import Array
 from .activations import Activation
 from .base import epsilon
 
-__all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "value"]
+__all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "repeated",
+           "value"]
 
 
 class Form(NamedTuple):
@@ -42,7 +43,14 @@ def of_bounds(lower: Array, upper: Array) -> Form:
     """The interval [lower, upper]."""
     centre = lower + (upper - lower) / 2
     form = Form(centre, jnp.maximum(upper - centre, centre - lower))
-    return form._replace(radius=form.radius * (1 + 4 * form.eps))
+    return _sound(form._replace(radius=form.radius * (1 + 4 * form.eps)))
+
+
+def _sound(form: Form) -> Form:
+    """What is infinite or not a number may be any."""
+    good = jnp.isfinite(form.centre) & jnp.isfinite(form.reach)
+    slopes = None if form.slopes is None else jnp.where(good, form.slopes, 0)
+    return Form(jnp.where(good, form.centre, 0), jnp.where(good, form.radius, jnp.inf), slopes)
 
 
 def inputs(lower: Array, upper: Array) -> Form:
@@ -78,22 +86,32 @@ def linear_map(apply: Callable, linear: Callable, absolute: Callable, forms: lis
     centres = apply(*(f.centre for f in forms))
     radii = absolute(*(f.radius + gamma * f.size for f in forms))
     if all(f.slopes is None for f in forms):
-        return [Form(c, r) for c, r in zip(centres, radii, strict=True)]
+        return [_sound(Form(c, r)) for c, r in zip(centres, radii, strict=True)]
     d = next(len(f.slopes) for f in forms if f.slopes is not None)
     slopes = jax.vmap(linear)(*(_slopes(f, d) for f in forms))
-    return [Form(*parts) for parts in zip(centres, radii, slopes, strict=True)]
+    return [_sound(Form(*parts)) for parts in zip(centres, radii, slopes, strict=True)]
 
 
 def _slopes(form, d):
     return jnp.zeros((d, *form.centre.shape), form.centre.dtype) if form.slopes is None else form.slopes
 
 
+def repeated(form: Form) -> Form:
+    """With a new first axis of length 1."""
+    return Form(form.centre[None], form.radius[None], None if form.slopes is None else form.slopes[:, None])
+
+
 def multiply(a: Form, b: Form) -> Form:
-    """a b, elementwise: what is of second order in the symbols goes to the radius."""
+    """a b, elementwise: of intervals the smallest one, else what is of second order in the symbols is in the radius."""
+    if a.slopes is None and b.slopes is None:
+        ends = jnp.stack([(a.centre + x * a.radius) * (b.centre + y * b.radius) for x in (-1, 1) for y in (-1, 1)])
+        ends = jnp.where(jnp.isnan(ends), 0, ends)  # zero times an infinite bound, which is not attained
+        slack = 8 * a.eps * jnp.abs(ends).max(0)
+        return of_bounds(ends.min(0) - slack, ends.max(0) + slack)
     reach = lambda f: f.reach - f.radius if f.slopes is not None else 0.0
     radius = reach(a) * reach(b) + a.radius * b.size + b.radius * (jnp.abs(a.centre) + reach(a))
     slopes = _sum(None if a.slopes is None else b.centre * a.slopes, None if b.slopes is None else a.centre * b.slopes)
-    return Form(a.centre * b.centre, radius + 8 * a.eps * a.size * b.size, slopes)
+    return _sound(Form(a.centre * b.centre, radius + 8 * a.eps * a.size * b.size, slopes))
 
 
 def value(act: Activation, z: Form, lower: Array, upper: Array) -> Form:
@@ -102,10 +120,9 @@ def value(act: Activation, z: Form, lower: Array, upper: Array) -> Form:
     For a convex s, m z plus the least and the largest value of s(z) - m z (Singh et al. 2018): m is the slope of the
     chord, so that the largest is at an end, and the least lies above any tangent's.
     """
-    low, high = act.value(lower), act.value(upper)
     if z.slopes is None or not act.convex:
-        slack = 0 if act.exact else 8 * z.eps * (jnp.abs(low) + jnp.abs(high) + jnp.abs(lower) + jnp.abs(upper))
-        return of_bounds(low - slack, high + slack)
+        return of_bounds(*act.values(lower, upper))
+    low, high = act.value(lower), act.value(upper)
     m = jnp.clip(_chord(low, high, lower, upper, act.slope), 0, 1)
     at = jnp.clip(_touching(act, m), lower, upper)
     touching = m if act.exact else act.slope(at)
@@ -121,11 +138,9 @@ def gate(act: Activation, z: Form, lower: Array, upper: Array) -> Form:
 
     For softplus, m z plus the least and the largest value of s'(z) - m z, at an end or where s''(z) = m.
     """
-    ends = act.slope(lower), act.slope(upper)
-    slack = 0 if act.exact else 8 * z.eps
-    least, largest = jnp.minimum(*ends), act.slope(jnp.clip(act.peak, lower, upper))
     if z.slopes is None or act.beta is None:
-        return of_bounds(jnp.maximum(least - slack, 0), jnp.minimum(largest + slack, act.slope_bound))
+        return of_bounds(*act.slopes(lower, upper))
+    ends = act.slope(lower), act.slope(upper)
     m = jnp.clip(_chord(*ends, lower, upper, act.curvature), 0, act.beta / 4)
     root = jnp.sqrt(jnp.clip(1 - 4 * m / act.beta, 0, 1))
     bend = jnp.log((1 + root) / jnp.maximum(1 - root, z.eps)) / act.beta

@@ -2,14 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..rewrite import UnsupportedPrimitiveError
 from ..types import Array, ArrayLike, Model, Target
-from . import forms
 from .activations import Activation
+from .affine import Affine
 from .base import epsilon
 from .intervals import Box, Trace, backward, direction, forward, gradient_bounds, gradient_over, sizes
-from .network import Network, Step, read
+from .network import Network, Product, read
 from .windows import Windows
 
 __all__ = ["gradient_change_bound", "hessian_bound", "normal_change_bound"]
@@ -47,9 +48,11 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
     if box is not None:
         return _hessian_over(forward(f, box, linear=linear, weights=0.0), target, spectral)
     network, logits = read(f, jnp.asarray(x)), jax.eval_shape(f, x)
-    _check(network)
+    _check(network, anywhere=True)
     start = direction(jnp.zeros(logits.shape, logits.dtype), target)
-    return _summed(network, _jacobian_norms(network, None), _derivative_norms(network, start))
+    norms = _norms(network)
+    reach = _jacobian_norms(network, norms, None)
+    return _summed(network, [c * reach[n] ** 2 for n, c in _derivative_norms(network, norms, start).items()])
 
 
 def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
@@ -91,13 +94,15 @@ def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear:
 
 def _hessian_over(trace: Trace, target: Target, spectral: bool) -> Array:
     """`hessian_bound` from what is known of the values over a box."""
-    curved = _curved(trace, target, spectral)
-    return _summed(trace.network, _jacobian_norms(trace.network, trace), curved)
+    network = trace.network
+    _check(network)
+    reach = _jacobian_norms(network, _norms(network), trace)
+    return _summed(network, _curved(trace, target, reach, spectral))
 
 
-def _summed(network, reach, curved):
-    """The sum over activations of the bound of d s''(z), times the square of that of the Jacobian, rounded up."""
-    total = sum((c * reach[n] ** 2 for n, c in curved.items()), jnp.zeros(()))
+def _summed(network, terms):
+    """The sum of what every activation and product contributes, rounded up."""
+    total = sum(terms, jnp.zeros(()))
     return total * (1 + 64 * epsilon(total) * len(network.steps))
 
 
@@ -126,63 +131,73 @@ def _length(x, y) -> ArrayLike:
     return length * (1 + jnp.size(x) * epsilon(length))
 
 
-def _check(network: Network) -> None:
-    """Refuse what makes the gradient jump."""
-    if any(isinstance(step.part, Windows) for step in network.steps):
+def _check(network: Network, anywhere: bool = False) -> None:
+    """Refuse what makes the gradient jump and, without a box, what has no bound at all inputs."""
+    parts = [step.part for step in network.steps]
+    if any(isinstance(part, Windows) for part in parts):
         raise UnsupportedPrimitiveError("max-pooling makes the gradient jump where the maximum changes place, so that "
                                         "no bound of the Hessian bounds its change; use average pooling")
-    if any(isinstance(step.part, Activation) and step.part.curvature_bound is None for step in network.steps):
-        raise UnsupportedPrimitiveError("relu makes the gradient jump where the Hessian is not defined, so that no "
-                                        "bound of the Hessian bounds its change; use smooth.softplus(f, beta)")
+    activations = [part for part in parts if isinstance(part, Activation)]
+    if jumping := [act.name for act in activations if act.jumps]:
+        raise UnsupportedPrimitiveError(f"{jumping[0]} makes the gradient jump where the Hessian is not defined, so "
+                                        "that no bound of the Hessian bounds its change; use smooth.softplus(f, beta)")
+    if not anywhere:
+        return
+    unbounded = [act.name for act in activations if any(_infinite(v) for v in act.anywhere())]
+    unbounded += ["a product"] * any(isinstance(part, Product) for part in parts)
+    if unbounded:
+        raise UnsupportedPrimitiveError(f"no bound at all inputs is known for {', '.join(dict.fromkeys(unbounded))}; "
+                                        "give a box of inputs")
 
 
-def _norm(step: Step) -> Array:
-    found = step.part.norm()
-    if found is None:
-        raise UnsupportedPrimitiveError("no spectral norm is known for a convolution that dilates its input or for a "
-                                        "product with batch axes")
-    return found
+def _infinite(bound):
+    """Whether a bound is known to be infinite."""
+    return not isinstance(bound, jax.core.Tracer) and bool(np.isinf(np.asarray(bound)).any())
 
 
-def _jacobian_norms(network: Network, trace: Trace | None) -> dict[int, Array]:
+def _norms(network: Network) -> dict[int, tuple[list[Array], Array]]:
+    """By the index of every linear step, `Affine.norms`."""
+    return {i: step.part.norms() for i, step in enumerate(network.steps) if isinstance(step.part, Affine)}
+
+
+def _jacobian_norms(network: Network, norms: dict, trace: Trace | None) -> dict[int, Array]:
     """By its number, a bound of the norm of the Jacobian of every value in the input."""
     reach = {network.image: jnp.ones(())}
-    for step in network.steps:
-        inputs = [reach[n] for n in step.carried]
+    for i, step in enumerate(network.steps):
+        inputs = jnp.stack([reach[n] for n in step.carried])
         if isinstance(step.part, Activation):
-            gate = step.part.slope_bound
-            if trace is not None:
-                box = trace.boxes[step.carried[0]]
-                gate = forms.bounds(forms.gate(step.part, forms.of_bounds(*box), *box))[1].max()
-            out = inputs[0] * gate
-        elif step.addition:
-            out = inputs[0] + inputs[1]
+            box = () if trace is None else trace.boxes[step.carried[0]]
+            out = inputs[0] * (step.part.steepest(*box).max(initial=0) if box else step.part.anywhere()[0])
+        elif isinstance(step.part, Product):
+            a, b = (_largest(trace.boxes[n]) for n in step.carried)
+            out = inputs[0] * b + inputs[1] * a
         else:
-            out = _norm(step) * jnp.sqrt(sum(v**2 for v in inputs))
+            own, whole = norms[i]
+            out = jnp.minimum(whole * _euclid(inputs), jnp.sum(jnp.stack(own) * inputs))
         reach.update(dict.fromkeys(step.results, out))
     return reach
 
 
-def _derivative_norms(network: Network, start: Array) -> dict[int, Array]:
+def _derivative_norms(network: Network, norms: dict, start: Array) -> dict[int, Array]:
     """By the number of its input, for every activation a bound of the norm of d s''(z), at any input.
 
     As long as only linear layers follow, the derivative d is a constant, and its norm is exact; else it is a bound.
     """
     constants, bounds, found = {network.result: start}, {}, {}
-    for step in reversed(network.steps):
+    for i, step in reversed(list(enumerate(network.steps))):
         exact = {n: constants[n] for n in step.results if n in constants}
         loose = sum(bounds[n] for n in step.results if n in bounds)
         if isinstance(step.part, Activation):
+            steepest, most_curved = step.part.anywhere()
             size = loose + sum(map(_euclid, exact.values()))
-            found[step.carried[0]] = size * step.part.curvature_bound
-            _add(bounds, step.carried, [size * step.part.slope_bound])
+            _add(found, step.carried, [size * most_curved])
+            _add(bounds, step.carried, [size * steepest])
             continue
         if exact:
             filled = [exact.get(n, jnp.zeros(s.shape, s.dtype)) for n, s in zip(step.results, step.shapes, strict=True)]
             _add(constants, step.carried, step.part.transposed(*filled))
         if any(n in bounds for n in step.results):
-            size = loose * (1.0 if step.addition else _norm(step))
-            _add(bounds, step.carried, [size] * len(step.carried))
+            _add(bounds, step.carried, [loose * n for n in norms[i][0]])
     return found
 
 
@@ -196,16 +211,26 @@ def _euclid(v):
     return jnp.sqrt(jnp.sum(v * v))
 
 
-def _curved(trace: Trace, target: Target, spectral: bool) -> dict[int, Array]:
-    """By the number of its input, for every activation the largest norm of d s''(z) over the box."""
-    _check(trace.network)
-    derivatives, curved = backward(trace, target), {}
+def _largest(box):
+    return sizes(box).upper.max(initial=0)
+
+
+def _curved(trace: Trace, target: Target, reach: dict[int, Array], spectral: bool) -> list[Array]:
+    """For every activation the largest norm of d s''(z) over the box, times the square of its Jacobian's.
+
+    A product a b has the second derivative J_a^T diag(d) J_b and its transpose.
+    """
+    norm = jnp.max if spectral else _euclid
+    derivatives, found = backward(trace, target), []
     for step in trace.network.steps:
-        if not isinstance(step.part, Activation) or step.results[0] not in derivatives:
+        if step.results[0] not in derivatives or isinstance(step.part, Affine):
             continue
-        box, size = trace.boxes[step.carried[0]], derivatives[step.results[0]].size
-        bend = step.part.curvature_bound
-        if step.part.beta is not None:
-            bend = step.part.curvature(jnp.clip(0.0, *box)) * (1 + 1e-5)
-        curved[step.carried[0]] = (size * bend).max() if spectral else _euclid(size * bend)
-    return curved
+        size = derivatives[step.results[0]].size
+        if isinstance(step.part, Activation):
+            number, = step.carried
+            bend = sizes(Box(*step.part.curvatures(*trace.boxes[number]))).upper
+            found.append(norm(jnp.where(size > 0, size * bend, 0)) * reach[number] ** 2)
+        else:
+            a, b = step.carried
+            found.append(2 * norm(size) * reach[a] * reach[b])
+    return found

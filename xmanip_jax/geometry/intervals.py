@@ -15,9 +15,10 @@ from ..explain.base import select
 from ..types import Array, ArrayLike, Model, Target
 from . import forms
 from .activations import Activation
+from .affine import Affine
 from .base import epsilon
 from .forms import Form
-from .network import Network, read
+from .network import Network, Product, read
 from .windows import Windows
 
 __all__ = ["Box", "ball", "gradient_bounds", "output_bounds", "sizes"]
@@ -95,13 +96,13 @@ def sizes(box: Box) -> Box:
 class Trace(NamedTuple):
     """What is known of every value of a network, by its number: its box, and its form if inputs are followed linearly.
 
-    linear, weights: as in `gradient_bounds`.
+    plain: if linear, what intervals alone say;  weights: as in `gradient_bounds`.
     """
 
     network: Network
     boxes: dict[int, Box]
     forms: dict[int, Form]
-    linear: bool
+    plain: "Trace | None"
     weights: float
 
 
@@ -110,15 +111,22 @@ def forward(f: Model, box: Box, *, linear: bool, weights: float) -> Trace:
     box = Box(*map(jnp.asarray, box))
     if box.lower.shape != box.upper.shape:
         raise ValueError(f"a box has bounds of one shape, got {box.lower.shape} and {box.upper.shape}")
-    network = read(f, box.lower)
-    trace = Trace(network, {network.image: box}, {network.image: forms.inputs(*box)} if linear else {}, linear, weights)
-    for step in network.steps:
+    plain = _forward(Trace(read(f, box.lower), {}, {}, None, weights), box)
+    return _forward(plain._replace(boxes={}, plain=plain), box) if linear else plain
+
+
+def _forward(trace, box):
+    linear, image = trace.plain is not None, trace.network.image
+    trace = trace._replace(boxes={image: box}, forms={image: forms.inputs(*box)} if linear else {})
+    for step in trace.network.steps:
         boxes = [trace.boxes[n] for n in step.carried]
-        found = [Box(*forms.bounds(form)) for form in _push(step, boxes, [forms.of_bounds(*b) for b in boxes], weights)]
+        push = lambda operands, step=step, boxes=boxes: _push(step, boxes, operands, trace.weights)
+        found = [Box(*forms.bounds(form)) for form in push([forms.of_bounds(*b) for b in boxes])]
         if linear:
-            followed = _push(step, boxes, [trace.forms[n] for n in step.carried], weights)
+            followed = push([trace.forms[n] for n in step.carried])
             trace.forms.update(zip(step.results, followed, strict=True))
-            found = [_both(b, Box(*forms.bounds(form))) for b, form in zip(found, followed, strict=True)]
+            several = zip(found, followed, (trace.plain.boxes[n] for n in step.results), strict=True)
+            found = [_both(_both(box, Box(*forms.bounds(form))), plain) for box, form, plain in several]
         trace.boxes.update(zip(step.results, found, strict=True))
     return trace
 
@@ -128,7 +136,7 @@ def gradient_over(trace: Trace, target: Target) -> Box:
     image = trace.network.image
     zero = _zero(trace.boxes[image].lower)
     over = lambda linear: Box(*forms.bounds(backward(trace, target, linear=linear).get(image, zero)))
-    return _both(over(False), over(True)) if trace.linear else over(False)
+    return _both(_both(over(False), over(True)), gradient_over(trace.plain, target)) if trace.plain else over(False)
 
 
 def backward(trace: Trace, target: Target, *, linear: bool = False) -> dict[int, Form]:
@@ -161,6 +169,8 @@ def _push(step, boxes, operands, weights) -> list[Form]:
         return [forms.of_bounds(*map(part.largest, boxes[0]))]
     if isinstance(part, Activation):
         return [forms.value(part, operands[0], *boxes[0])]
+    if isinstance(part, Product):
+        return [forms.multiply(*operands)]
     gamma = _relative_error(step, weights)
     found = forms.linear_map(part.apply, part.linear, part.absolute, operands, gamma)
     return [f._replace(radius=f.radius + gamma * shift) for f, shift in zip(found, part.shift, strict=True)]
@@ -169,26 +179,21 @@ def _push(step, boxes, operands, weights) -> list[Form]:
 def _pull(step, trace, known, results) -> list[Form]:
     part, boxes = step.part, [trace.boxes[n] for n in step.carried]
     if isinstance(part, Activation):
-        return [_product(forms.gate(part, known[step.carried[0]], *boxes[0]), results[0])]
+        return [forms.multiply(forms.gate(part, known[step.carried[0]], *boxes[0]), results[0])]
+    if isinstance(part, Product):
+        a, b = (known[n] for n in step.carried)
+        return [forms.multiply(b, results[0]), forms.multiply(a, results[0])]
     if isinstance(part, Windows):
-        reached = _product(forms.of_bounds(*part.gates(*boxes[0])), results[0])
+        reached = forms.multiply(forms.of_bounds(*part.gates(*boxes[0])), forms.repeated(results[0]))
         return forms.linear_map(part.spread, part.spread, part.spread, [reached], _relative_error(step, 0.0))
     back, absolute = part.transposed, part.absolute_transposed
     return forms.linear_map(back, back, absolute, results, _relative_error(step, trace.weights))
 
 
-def _product(gate: Form, form: Form) -> Form:
-    """A slope, which is not negative, times a derivative."""
-    if gate.slopes is not None or form.slopes is not None:
-        return forms.multiply(gate, form)
-    (least, largest), (lower, upper) = forms.bounds(gate), forms.bounds(form)
-    least = jnp.maximum(least, 0)
-    return forms.of_bounds(jnp.minimum(least * lower, largest * lower), jnp.maximum(least * upper, largest * upper))
-
-
 def _relative_error(step, weights):
     """Of each product in a sum: rounding, here and where the network itself is computed; boxes of the weights."""
-    rounding = 2 * (step.part.terms + 4) * epsilon(step.shapes[0])
+    shapes = step.part.shapes if isinstance(step.part, Affine) else (step.part.shape,)
+    rounding = 2 * (step.part.terms + 4) * max(map(epsilon, (*shapes, *step.shapes)))
     return rounding + (1 + rounding) * weights if step.weighted else rounding
 
 

@@ -1,59 +1,138 @@
-"""A model as a sequence of affine maps, activations and max-poolings: what bounds of a network walk along."""
+"""A model as a sequence of affine maps, activations, products and maxima: what bounds of a network walk along."""
 
+import itertools
+import warnings
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .. import rewrite
 from ..types import Array, Model
-from .activations import Activation, activation
-from .affine import Affine, affine
-from .windows import Windows, windows
+from .activations import Activation, activation, known
+from .affine import Affine, affine, moved
+from .critical_points import RECIPROCAL
+from .windows import Windows, over_axes, windows
 
-__all__ = ["Network", "Step", "read"]
+__all__ = ["Network", "Product", "Step", "read"]
+
+class Product(NamedTuple):
+    """The product of two values that carry the image, elementwise. shape: of each."""
+
+    shape: jax.ShapeDtypeStruct
 
 
 class Step(NamedTuple):
     """One stage: what it is; the numbers of the values it reads and makes; the shapes of those it makes.
 
-    weighted: a dense layer or a convolution;  addition: of two values, as at a residual.
+    weighted: a dense layer or a convolution.
     """
 
-    part: Affine | Activation | Windows
+    part: Affine | Activation | Product | Windows
     carried: tuple[int, ...]
     results: tuple[int, ...]
     shapes: tuple[jax.ShapeDtypeStruct, ...]
-    weighted: bool
-    addition: bool
+    weighted: bool = False
 
 
 class Network(NamedTuple):
-    """The steps in the order of execution, the numbers of the input and of the result."""
+    """The steps in the order of execution, the numbers of the input and of the result, the shape of every value."""
 
     steps: list[Step]
     image: int
     result: int
+    shapes: dict[int, jax.ShapeDtypeStruct]
 
 
 def read(f: Model, x: Array) -> Network:
     """`f` as a network, its convolutions at the highest precision; x for its shape and type.
 
-    Raises rewrite.UnsupportedPrimitiveError naming every operation that is none of the three.
+    Raises rewrite.UnsupportedPrimitiveError naming every operation that is none of the four, and derivative rules of
+    the model's own that no bound covers.
     """
-    with jax.default_matmul_precision("highest"):
-        program = rewrite.stages(f, x)
-    shapes, steps, unknown = {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)}, [], set()
+    with jax.default_matmul_precision("highest"), warnings.catch_warnings():
+        warnings.simplefilter("error", rewrite.LostRuleWarning)
+        try:
+            program = rewrite.stages(f, x)
+        except rewrite.LostRuleWarning as lost:
+            raise rewrite.UnsupportedPrimitiveError(f"no bound is known: {lost}") from lost
+    network = Network([], program.image, program.result, {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)})
+    fresh, unknown = itertools.count(1 + max((n for s in program.stages for n in s.results), default=0)), {}
     for stage in program.stages:
-        shapes.update(zip(stage.results, stage.shapes, strict=True))
-        carried = tuple(shapes[n] for n in stage.carried)
-        part = activation(stage) or windows(stage, carried[0]) or affine(stage, carried)
-        if part is None:
-            unknown.add(stage.operation.name)
-        steps.append(Step(part, stage.carried, stage.results, stage.shapes, stage.operation.merge is not None,
-                          stage.operation.kind == "add"))
+        network.shapes.update(zip(stage.results, stage.shapes, strict=True))
+        try:
+            _append(network, stage, fresh)
+        except rewrite.UnsupportedPrimitiveError as error:
+            unknown[_name(stage.operation)] = str(error)
     if unknown:
+        reasons = "; ".join(reason for reason in dict.fromkeys(unknown.values()) if reason)
         raise rewrite.UnsupportedPrimitiveError(
-            f"no bound is known for {', '.join(sorted(unknown))}; supported are dense layers, convolutions, sums, "
-            "average and max-pooling, residuals, BatchNorm in inference, relu, relu6, softplus, tanh and sigmoid of "
-            "jax.nn, smooth.softplus_beta, smooth.softplus_beta6 and smooth.centred_softplus")
-    return Network(steps, program.image, program.result)
+            f"no bound is known for {', '.join(sorted(unknown))}{reasons and f' ({reasons})'}; supported are dense "
+            "layers, convolutions, sums, maxima, average and max-pooling, products and quotients, and elementwise "
+            "functions of arithmetic, exponentials, powers and comparisons; a derivative rule of the model's own only "
+            "where it is elementwise and linear in what it pulls back")
+    return network
+
+
+def _name(operation):
+    place = getattr(operation, "place", "")
+    return f"{operation.name} ({place})" if place else operation.name
+
+
+def _append(network, stage, fresh):
+    """The steps of a stage: one, but two for a quotient and several for a maximum of two values and for a minimum."""
+    add = lambda *step: network.steps.append(Step(*step))
+    kind, name = stage.operation.kind, stage.operation.name
+    out = stage.shapes[0]
+
+    def inner(part, carried, shape):
+        number = next(fresh)
+        network.shapes[number] = shape
+        add(part, carried, (number,), (shape,))
+        return number
+
+    def widened(number):
+        """A value that is broadcast to the result's shape."""
+        source = network.shapes[number]
+        if source.shape == out.shape:
+            return number
+        shape = jax.ShapeDtypeStruct(out.shape, source.dtype)
+        return inner(moved(lambda v: (jnp.broadcast_to(v, out.shape),), (source,), (shape,)), (number,), shape)
+
+    if kind in ("activation", "add", "elementwise", "product", "quotient") or (name in ("mul", "div", "max", "min")):
+        stage = stage._replace(operands=tuple(widened(o) if isinstance(o, int) else o for o in stage.operands))
+    carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
+    one, two = len(set(carried)) == 1, len(set(carried)) == 2
+    if part := windows(stage, shapes[0]) or affine(stage, shapes):
+        add(part, carried, stage.results, stage.shapes, stage.operation.merge is not None)
+    elif one and (kind in ("activation", "elementwise", "product", "quotient") or name in ("mul", "div", "max", "min")):
+        add(activation(stage), carried[:1], stage.results, stage.shapes)
+    elif two and (kind == "product" or name == "mul"):
+        add(Product(out), carried, stage.results, stage.shapes)
+    elif two and (kind == "quotient" or name == "div"):
+        inverse = inner(known("div", jnp.reciprocal, RECIPROCAL), carried[1:], shapes[1])
+        add(Product(out), (carried[0], inverse), stage.results, stage.shapes)
+    elif two and name in ("max", "min"):
+        sign = 1 if name == "max" else -1
+        pair = jax.ShapeDtypeStruct((2, *out.shape), out.dtype)
+        stacked = lambda *v: (sign * jnp.stack(v),)
+        both = inner(moved(stacked, shapes, (pair,), lambda *v: (jnp.stack(v),)), carried, pair)
+        _add_largest(inner, add, sign, over_axes((0,), out.shape, pair), both, stage)
+    elif name == "reduce_min":
+        largest = over_axes(stage.operation.params["axes"], out.shape, shapes[0])
+        _add_largest(inner, add, -1, largest, inner(_negative(shapes[0]), carried, shapes[0]), stage)
+    else:
+        raise rewrite.UnsupportedPrimitiveError("")
+
+
+def _add_largest(inner, add, sign, largest, value, stage):
+    """A maximum, the last step of a stage; a minimum is that of the negatives."""
+    if sign == 1:
+        add(largest, (value,), stage.results, stage.shapes)
+    else:
+        out, = stage.shapes
+        add(_negative(out), (inner(largest, (value,), out),), stage.results, stage.shapes)
+
+
+def _negative(shape):
+    return moved(lambda v: (-v,), (shape,), (shape,), lambda v: (v,))

@@ -11,8 +11,10 @@ import numpy as np
 
 from ..rewrite import Stage
 from ..types import Array
+from .base import epsilon
+from .custom_rules import is_max_pool
 
-__all__ = ["Windows", "windows"]
+__all__ = ["Windows", "over_axes", "windows"]
 
 
 class Windows(NamedTuple):
@@ -29,9 +31,15 @@ class Windows(NamedTuple):
         return self.parts(values, -jnp.inf).max(0)
 
     def gates(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Float[n, *result] of 0 and 1: the input is certainly the largest of its window, and possibly."""
+        """Float[n, *result] of 0 and 1: the input is certainly the largest of its window, and possibly.
+
+        By more than rounding: where the derivative picks the largest, its numbers may be recomputed.
+        """
+        slack = 8 * epsilon(lower)
         lower, upper = self.parts(lower, -jnp.inf), self.parts(upper, -jnp.inf)
-        certain, possible = lower > _others(upper), upper >= _others(lower)
+        below, above = (v + sign * slack * jnp.abs(jnp.where(jnp.isfinite(v), v, 0))
+                        for v, sign in ((lower, -1), (upper, 1)))
+        certain, possible = below > _others(above), above >= _others(below)
         return certain.astype(lower.dtype), possible.astype(lower.dtype)
 
     def spread(self, cotangents: Array) -> tuple[Array]:
@@ -43,14 +51,12 @@ def windows(stage: Stage, shape: jax.ShapeDtypeStruct) -> Windows | None:
     """The stage as a hard max-pooling or a maximum over axes, or None. shape: of its first operand."""
     operation = stage.operation
     if operation.name == "reduce_max":
-        axes = operation.params["axes"]
-        front = tuple(range(len(axes)))
-        return Windows(lambda v, fill: jnp.moveaxis(v, axes, front).reshape(-1, *stage.shapes[0].shape), 1,
-                       shape)
+        return over_axes(operation.params["axes"], stage.shapes[0].shape, shape)
     if operation.kind != "max_pool" or "window_dimensions" not in operation.params:
         return None
     p = operation.params
-    if any(d != 1 for name in ("base_dilation", "window_dilation") for d in p.get(name, ())):
+    dilated = any(d != 1 for name in ("base_dilation", "window_dilation") for d in p.get(name, ()))
+    if dilated or not is_max_pool(operation.apply, shape):
         return None
 
     def parts(v, fill):
@@ -62,9 +68,15 @@ def windows(stage: Stage, shape: jax.ShapeDtypeStruct) -> Windows | None:
     return Windows(parts, math.prod(p["window_dimensions"]), shape)
 
 
+def over_axes(axes: tuple[int, ...], result: tuple[int, ...], shape: jax.ShapeDtypeStruct) -> Windows:
+    """The maximum over axes of an array of `shape`; result: the shape of what is left."""
+    front = tuple(range(len(axes)))
+    return Windows(lambda v, fill: jnp.moveaxis(v, axes, front).reshape(-1, *result), 1, shape)
+
+
 def _others(values):
     """Float[n, ...]: for each entry, the largest of the other n - 1 along the first axis."""
-    if len(values) == 1:
-        return jnp.full_like(values, -jnp.inf)
-    ordered = jnp.sort(values, axis=0)
-    return jnp.where(values == ordered[-1], ordered[-2], ordered[-1])
+    none = jnp.full_like(values[:1], -jnp.inf)
+    before = jax.lax.cummax(jnp.concatenate([none, values[:-1]]), axis=0)
+    after = jax.lax.cummax(jnp.concatenate([values[1:], none]), axis=0, reverse=True)
+    return jnp.maximum(before, after)
