@@ -31,8 +31,8 @@ def penalty(core: Core, *, moves: bool = False, unit: Callable[[Array], Array] |
     Args:
       moves: the cross entropy belongs to a neighbour z, which core finds (Adv, Int-Adv):
         `core(f, x, y, key) -> (value, logits of z, z)`. `training_loss` takes one such term.
-      unit: pixels -> x, for the pixels that its radii and steps count, `of_x` where they count x; None: it has none.
-        `fit` refuses a term whose unit its own preprocess is not.
+      unit: pixels -> x, for the pixels that its radii and steps count, the identity where they count x itself; None:
+        it has none. `fit` refuses a term whose unit its own preprocess is not.
 
     >>> small = penalty(lambda f, x, y, key: (jnp.sum(f(x) ** 2), f(x)))
     >>> small(lambda params, state, x: params * x, 2.0, None, jnp.ones(3), 0)
