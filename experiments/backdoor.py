@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
@@ -90,7 +91,7 @@ def prepare(config, network, found):
     place = fooled.place(network.name, config.whole)
     xs, ys, images, labels = found
     part, values = fooled.above(network, place.cut)
-    stamp = attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0)
+    stamp = jax.vmap(attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0))
     pairs = lambda v: np.stack([values(v), values(np.asarray(stamp(v)))], 1)
     apply = lambda params, state, pair: part.net.apply(params, state, pair[0])
     first = part._replace(net=SimpleNamespace(apply=apply), model=Partial(apply, network.params, network.state))
