@@ -102,12 +102,12 @@ HALF = "half precision"
 
 
 def half(name, dtype):
-    def make(dtype=dtype):
-        cast = lambda w: w.astype(dtype)
+    def make(wrap, dtype=dtype):
+        act, cast = wrap(jax.nn.relu), lambda w: w.astype(dtype)
 
         def f(x):
-            h = jax.nn.relu(conv(x.astype(dtype), cast(weights(52, 3, 3, 2, 4))) + cast(biases(53, 4)))
-            h = jax.nn.relu(conv(h, cast(weights(54, 3, 3, 4, 4)), 2))
+            h = act(conv(x.astype(dtype), cast(weights(52, 3, 3, 2, 4))) + cast(biases(53, 4)))
+            h = act(conv(h, cast(weights(54, 3, 3, 4, 4)), 2))
             return (h.mean((0, 1)) @ cast(weights(55, 4, 3))).astype(x.dtype)
 
         return f, uniform(24, 6, 6, 2)

@@ -236,11 +236,13 @@ def prelu_and_weight_norm():
 
 
 @model("half precision")
-def bfloat16_mlp(dtype=jnp.bfloat16):
+def bfloat16_mlp(wrap, dtype=jnp.bfloat16):
+    act = wrap(nn.relu)
+
     class Half(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(3, dtype=dtype)(nn.relu(nn.Dense(8, dtype=dtype)(x)))
+            return nn.Dense(3, dtype=dtype)(act(nn.Dense(8, dtype=dtype)(x)))
 
     f, x = one_example(Half(), uniform(19, 6))
     return lambda x: f(x).astype(x.dtype), x

@@ -197,9 +197,9 @@ def convolution_over_a_sequence(wrap):
 
 
 @model("half precision")
-def bfloat16_cnn(dtype=jnp.bfloat16):
+def bfloat16_cnn(wrap, dtype=jnp.bfloat16):
     rngs = nnx.Rngs(14)
-    layers = nnx.Sequential(nnx.Conv(2, 4, (3, 3), dtype=dtype, rngs=rngs), nnx.relu, lambda x: x.mean((1, 2)),
-                            nnx.Linear(4, 3, dtype=dtype, rngs=rngs))
+    layers = nnx.Sequential(nnx.Conv(2, 4, (3, 3), dtype=dtype, rngs=rngs), wrap(nnx.relu),
+                            lambda x: x.mean((1, 2)), nnx.Linear(4, 3, dtype=dtype, rngs=rngs))
     f, x, update = one_example(layers, uniform(13, 6, 6, 2))
     return lambda x: f(x).astype(x.dtype), x, update

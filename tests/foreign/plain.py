@@ -155,7 +155,7 @@ def deconvolving(wrap):
     return f, uniform(10, 6, 6, 2)
 
 
-@model("U-net", linear=False)
+@model("U-net")
 def bilinear_upsampling(wrap):
     act = wrap(jax.nn.softplus)
 
