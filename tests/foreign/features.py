@@ -1,16 +1,15 @@
 """What the library does with any model, each feature judged without it: `check(subject)` raises where it is wrong."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from foreign.judge import Subject, close, finite, gated, kinked, over_points, proportional
 
+from foreign.judge import Subject, close, finite, gated, kinked, over_points, proportional
 from xmanip_jax import attack, defend, explain, geometry, rewrite, smooth
 
-__all__ = ["CHEAP", "FEATURES"]
+__all__ = ["FEATURES"]
 
 KEY = jax.random.key
 BASELINE, RADIUS = 0.3, 0.02
@@ -72,18 +71,28 @@ def lrp_0(s):
 
 
 def lrp_dombrowski2019(s):
-    """Relevance is conserved where nothing but linear layers and activations is passed."""
+    """Shares of the logit: none negative, together at most 1, and most of it where all layers have a rule."""
     found = explained(s, explain.lrp_dombrowski2019(0.0, 1.0))
     finite(found)
     assert found.shape == s.x.shape, f"shape {found.shape}"
+    share, slack = found / s.logits[s.target], s.tolerance(1e-4)
+    assert share.min() >= -slack, f"a share of {share.min():.2g}"
+    assert share.sum() <= 1 + slack, f"shares that sum to {share.sum():.3g}"
+    assert share.sum() >= 0.5 or not s.model.linear, f"of the logit, {share.sum():.3g} arrives"
 
 
 def patterns(s):
     """Patterns of ones: the logit times central differences."""
     layers = jax.eval_shape(lambda x: {n: layer.w for n, layer in rewrite.linear_layers(s.f)(x).items()}, s.x)
     ones = {name: jnp.ones(w.shape, w.dtype) for name, w in layers.items()}
-    found = explained(s, explain.pattern_attribution(ones))
-    close(found, s.logits[s.target] * s.slope, s.tolerance(1e-6))
+    try:
+        found = explained(s, explain.pattern_attribution(ones))
+    except ValueError as error:
+        assert "pattern" not in str(error), f"the patterns of its own layers are refused: {error}"
+        raise
+    finite(found)
+    if s.model.honest:
+        close(found, s.logits[s.target] * s.slope, s.tolerance(1e-6))
 
 
 def grad_cam(s):
@@ -93,10 +102,10 @@ def grad_cam(s):
     names = open_ones or [layer.name for layer in layers] or ["features"]
     spatial = [name for name in names if not open_ones or np.ndim(_value(s, name)[0]) > 1]
     for name in spatial or names[:1]:
-        found = explained(s, explain.grad_cam(name))
+        found = explained(s, explain.grad_cam(name, relu=False))
         a, g = _value(s, name)
-        weights = g.mean(tuple(range(a.ndim - 1)))
-        close(found, np.maximum((a * weights).sum(-1), 0), s.tolerance(1e-8), name)
+        expected = (a * g.mean(tuple(range(a.ndim - 1)))).sum(-1)
+        close(found.reshape(expected.shape) if found.size == 1 else found, expected, s.tolerance(1e-8), name)
 
 
 def _value(s, name):
@@ -116,15 +125,13 @@ def _value(s, name):
 
 
 def softplus(s):
-    """No kink is left along a ray, the values tend to the model's; a model without kinks is left as it is."""
+    """The values tend to the model's, and no kink is left along a ray."""
     at = lambda beta: over_points(lambda x: smooth.softplus(s.f, beta, max_pool=True)(x)[s.target])
     points = s.around(0.2, 32)
     exact = s.values(points)
     gaps = [np.abs(at(beta)(points) - exact).max() / np.abs(exact).max() for beta in (5.0, 50.0, 5000.0)]
     assert gaps[2] <= gaps[1] + s.tolerance(1e-9) and gaps[2] <= s.tolerance(1e-2), f"gaps {gaps}"
-    if not s.half:
-        assert not kinked(at(5.0), s.x), "kinks are left"
-        assert s.kinked or gaps[0] <= 1e-9, "a smooth model is changed"
+    assert s.model.precision or not kinked(at(5.0), s.x), "kinks are left"
 
 
 def manipulation(s):
@@ -147,7 +154,7 @@ def largest_change(s):
 def _fresh(s, found, f):
     """What an attack returns, recomputed by hand."""
     finite(found.pixels, found.heatmap, found.logits)
-    assert 0 <= float(found.pixels.min()) and float(found.pixels.max()) <= 1, "outside the pixels"
+    assert float(found.pixels.min()) >= 0 and float(found.pixels.max()) <= 1, "outside the pixels"
     close(found.logits[0], f(found.pixels[0]), s.tolerance(1e-8), "logits")
     assert int(found.logits[0].argmax()) == int(found.clean.logits[0].argmax()), "another class"
     mass = np.abs(jax.grad(lambda x: f(x)[int(found.clean.logits[0].argmax())])(found.pixels[0]))
@@ -170,11 +177,12 @@ def hessian_penalty(s):
     """Central differences of the gradient along the probe; of a kinked model, whose curvature is 0, one word."""
     apply = lambda params, state, x: s.f(x)
     found = jax.jit(lambda x: defend.hessian()(apply, None, None, x, s.target, KEY(1)))(s.x)
-    v = jax.random.rademacher(KEY(1), (1, *s.x.shape), s.x.dtype)[0]
-    ahead, behind = s.gradients(jnp.stack([s.x + 1e-5 * v, s.x - 1e-5 * v]))
-    expected = np.sum(((ahead - behind) / 2e-5) ** 2)
+    v, step = jax.random.rademacher(KEY(1), (1, *s.x.shape), s.x.dtype)[0], 1e-5 if s.sharp else 1e-3
+    ahead, behind = s.gradients(jnp.stack([s.x + step * v, s.x - step * v]))
+    expected = np.sum(((ahead - behind) / (2 * step)) ** 2)
     finite(found)
-    assert abs(float(found) - expected) <= s.tolerance(1e-4) * expected + 1e-8, f"{float(found):.4g}, not {expected:.4g}"
+    wrong = f"{float(found):.4g}, not {expected:.4g}"
+    assert abs(float(found) - expected) <= 2 * s.tolerance(1e-4) * expected + 1e-8, wrong
     return "no curvature, without a word" if s.kinked and not float(found) else None
 
 
@@ -194,7 +202,7 @@ def gradient_bounds(s):
     """200 points of the ball, none outside."""
     both = [jax.jit(lambda x, linear=linear: geometry.gradient_bounds(s.f, geometry.ball(x, RADIUS), s.target,
                                                                       linear=linear))(s.x) for linear in (False, True)]
-    gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.half else s.gradients
+    gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.model.precision else s.gradients
     for bounds in both:
         _inside(gradients(s.around(RADIUS)), bounds, "gradients")
 
