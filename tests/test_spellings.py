@@ -56,7 +56,8 @@ GATED = {
     "squeeze": lambda x, keep=lambda v: v: (relu(x @ W).reshape(2, 4) * keep(
         jax.nn.hard_sigmoid((x @ A)[:4]))[None]).reshape(-1) @ V,
     "one gate for all": lambda x, keep=lambda v: v: (relu(x @ W) * keep(sigmoid((x @ A).sum()))) @ V,
-    "mixture": lambda x, keep=lambda v: v: (keep(jax.nn.softmax((x @ A)[:2]))[:, None] * jnp.stack([x @ W, relu(x @ A)])).sum(0) @ V,
+    "mixture": lambda x, keep=lambda v: v: (keep(jax.nn.softmax((x @ A)[:2]))[:, None] * jnp.stack(
+        [x @ W, relu(x @ A)])).sum(0) @ V,
     "layer norm": layer_norm,
     "rms norm": lambda x, keep=lambda v: v: (lambda h: relu(h / keep(jnp.sqrt((h**2).mean() + 1e-6))))(x @ W) @ V,
     "flax's variance": lambda x, keep=lambda v: v: (lambda h: (h - h.mean()) * keep(lax.rsqrt(jnp.maximum(
@@ -94,7 +95,7 @@ def test_two_signals_share_in_halves():
 
 def test_attention_is_refused_by_name():
     attention = lambda t: (jax.nn.softmax(t @ t.T) @ t).mean(0)
-    with pytest.raises(rewrite.UnsupportedPrimitiveError, match="div .*dot_general"):
+    with pytest.raises(rewrite.UnsupportedPrimitiveError, match=r"div .*dot_general"):
         explain.lrp()(attention, tokens, 0)
     with pytest.raises(rewrite.UnsupportedPrimitiveError, match="div"):
         explain.lrp()(lambda x: jax.nn.softmax(x @ W), x, 0)
@@ -217,7 +218,8 @@ nn = jax.nn
 ACTS = {
     **{name: getattr(nn, name) for name in (
         "relu", "relu6", "sigmoid", "softplus", "silu", "log_sigmoid", "leaky_relu", "hard_sigmoid", "hard_silu",
-        "hard_tanh", "elu", "celu", "selu", "gelu", "squareplus", "mish", "soft_sign", "sparse_plus", "sparse_sigmoid", "tanh")},
+        "hard_tanh", "elu", "celu", "selu", "gelu", "squareplus", "mish", "soft_sign", "sparse_plus", "sparse_sigmoid",
+        "tanh")},
     "exact gelu": lambda z: nn.gelu(z, approximate=False), "swish by hand": lambda z: z * nn.sigmoid(z),
     "bare maximum": lambda z: jnp.maximum(z, 0), "a jitted name that lies": jax.jit(lambda z: jnp.tanh(2 * z)),
     "quick gelu": lambda z: z * nn.sigmoid(1.702 * z), "bump": lambda z: jnp.exp(-z * z), "sine": jnp.sin,

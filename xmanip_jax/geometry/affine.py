@@ -126,7 +126,6 @@ def _layer(stage, shapes):
     shift = lambda k: lambda v: m.weights(*operands[:k], v, *operands[k + 1:])[1]
     sizes = [jax.jvp(shift(k), (operands[k],), (operands[k],))[1] for k in range(2, len(operands))]
     added = sum(map(jnp.abs, sizes), jnp.abs(b))
-    out = stage.shapes[0].shape
     size = lambda v: m.forth(jnp.broadcast_to(v, m.shape))
     features = math.prod(w.shape[a] for a in m.neurons[1])
     # Either way: over the inputs of a neuron, or over the neurons (at every offset of a kernel) that read an input.
