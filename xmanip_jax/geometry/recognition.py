@@ -31,7 +31,7 @@ def recognised(stage: Stage) -> tuple[str, tuple] | None:
     weak = [1.0 if i and s.shape == () else s for i, s in enumerate(shapes)]
     try:
         same = _text(operation.apply, shapes) in (_text(function, shapes), _text(function, weak))
-    except TypeError:
+    except (TypeError, ValueError):
         return None
     params = tuple(o for o in stage.operands if not isinstance(o, int))
     return (_NAMES.get(operation.name, operation.name), params) if same else None
