@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
@@ -82,12 +83,15 @@ def square(shape) -> np.ndarray:
     return map
 
 
-def prepare(config, network):
-    """The part above the cut on pairs (clean, triggered), what it takes, its explanation, the shape of its maps."""
+def prepare(config, network, found):
+    """The part above the cut on pairs (clean, triggered), what it takes, its explanation, the shape of its maps.
+
+    found: of `read`.
+    """
     place = fooled.place(network.name, config.whole)
-    xs, ys, images, labels = read(config, network)
+    xs, ys, images, labels = found
     part, values = fooled.above(network, place.cut)
-    stamp = attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0)
+    stamp = jax.vmap(attack.stamp(metrics.frame(network.input_shape[:2], config.width), 1.0))
     pairs = lambda v: np.stack([values(v), values(np.asarray(stamp(v)))], 1)
     apply = lambda params, state, pair: part.net.apply(params, state, pair[0])
     first = part._replace(net=SimpleNamespace(apply=apply), model=Partial(apply, network.params, network.state))
@@ -165,7 +169,10 @@ def main(config: Config) -> None:
     console, config = Console(), checked(config)
     out, settings = runs.begin("backdoor", config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    start, subject = time.perf_counter(), prepare(config, inputs.network(config.network, quick=config.quick))
+    start, network = time.perf_counter(), inputs.network(config.network, quick=config.quick)
+    found = read(config, network)
+    inputs.note(out, config.network, network, ["the training images", "the test images"], found[::2], found[1::2])
+    subject = prepare(config, network, found)
     before, results, drawn = seen(config, subject, subject.first.model), {}, {}
     for distance, goal in ((d, g) for d in config.distances for g in config.goals):
         name = f"{goal}-{distance}"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from xmanip_jax import defend, explain, geometry, metrics, smooth
+from xmanip_jax.attack.change import margin
 from xmanip_jax.types import Array
 
 GRADIENT = explain.gradient()
@@ -37,7 +38,7 @@ def curvature(f, x, y, key, s: Settings) -> dict:
 
 
 class Climb(NamedTuple):
-    """An attack on its way: where it is, the most that it found, and where."""
+    """An attack on its way: where it is, the most that it or one before it found, and where."""
 
     pixels: Array
     change: Array
@@ -50,16 +51,21 @@ def random_point(box, key):
     return box.lower + jax.random.uniform(key, box.lower.shape, box.lower.dtype) * (box.upper - box.lower)
 
 
-def start(pixels, eps, key, s: Settings) -> Climb:
-    """A random point within eps of the pixels."""
-    at = random_point(geometry.ball(pixels, eps, 0, 1), key)
-    return Climb(at, jnp.zeros((), pixels.dtype), jnp.full((), s.k, pixels.dtype), pixels)
+def nothing(pixels, s: Settings) -> Climb:
+    """Before any attack: the image itself."""
+    return Climb(pixels, jnp.zeros((), pixels.dtype), jnp.full((), s.k, pixels.dtype), pixels)
+
+
+def start(pixels, eps, key, found: Climb) -> Climb:
+    """A random point within eps of the pixels; what was found in a ball that is no larger stays found."""
+    return found._replace(pixels=random_point(geometry.ball(pixels, eps, 0, 1), key))
 
 
 def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, objective: str) -> Climb:
     """A step of projected gradient ascent within eps of the pixels, by the sign, judged where f keeps predicting y.
 
-    objective: "change" of the heat map, ||h' - h||_1, or the mass that its "top" k pixels lose, on the surrogate.
+    objective: "change" of the heat map, ||h' - h||_1, or the mass that its "top" k pixels lose, on the surrogate. Where
+    f has lost y, the step climbs back: the logit of y above the others.
     """
     heat = lambda f, p: explain.heatmap(GRADIENT(f, preprocess(p), y))
     here = heat(f, pixels)
@@ -67,8 +73,11 @@ def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, 
     base = heat(surrogate, pixels)
     aims = {"change": lambda p: jnp.abs(heat(surrogate, p) - base).sum(),
             "top": lambda p: -heat(surrogate, p).ravel()[top].sum()}
-    p = defend.sign_step(aims[objective], now.pixels, geometry.ball(pixels, eps, 0, 1), 2.5 * eps / s.attack)
-    heat_now, kept = heat(f, p), f(preprocess(p)).argmax() == y
+    keeps = lambda p: f(preprocess(p)).argmax() == y
+    astray = ~keeps(now.pixels)
+    aim = lambda p: jnp.where(astray, margin(surrogate(preprocess(p)), y), aims[objective](p))
+    p = defend.sign_step(aim, now.pixels, geometry.ball(pixels, eps, 0, 1), 2.5 * eps / s.attack)
+    heat_now, kept = heat(f, p), keeps(p)
     change = jnp.where(kept, jnp.abs(heat_now - here).sum(), 0)
     stays = jnp.where(kept, metrics.top_k_intersection(heat_now, here, s.k) * s.k, s.k)
     return Climb(p, jnp.maximum(change, now.change), jnp.minimum(stays, now.top),
@@ -109,11 +118,12 @@ def model_of(model, betas):
 class Measures(NamedTuple):
     """What is compiled for a network, once: functions of (model, betas, betas of the surrogate, ...).
 
-    predict, curvature, begin, step {objective: ...} and way of many images, bound {kind: ...} of one.
+    predict, curvature, nothing, begin, step {objective: ...} and way of many images, bound {kind: ...} of one.
     """
 
     predict: Callable
     curvature: Callable
+    nothing: Callable
     begin: Callable
     step: dict[str, Callable]
     way: Callable
@@ -129,7 +139,7 @@ def measures(pre, s, kinds) -> Measures:
     return Measures(
         over(lambda m, b, c, p: model_of(m, b)(pre(p)).argmax(), 0),
         over(lambda m, b, c, p, y, key: curvature(model_of(m, b), pre(p), y, key, s), 0, 0, 0),
-        jax.jit(jax.vmap(lambda p, eps, key: start(p, eps, key, s), in_axes=(0, None, 0))),
+        jax.vmap(lambda p: nothing(p, s)), jax.jit(jax.vmap(start, in_axes=(0, None, 0, 0))),
         {o: over(lambda m, b, c, p, y, eps, now, o=o: climb(
             model_of(m, b), model_of(m, c), pre, p, y, eps, now, s, objective=o), 0, 0, None, 0) for o in OBJECTIVES},
         over(lambda m, b, c, p, z, y: along(model_of(m, b), pre, p, z, y, s), 0, 0, 0),

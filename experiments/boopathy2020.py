@@ -79,9 +79,8 @@ def tau(model, x, z, y):
     return metrics.kendall(CAM(model, x, y).ravel(), CAM(model, z, y).ravel())
 
 
-def evaluated(config, name, images, labels):
+def evaluated(config, network, images, labels):
     """{measure: number} of one network."""
-    network = inputs.network(name, quick=config.quick, seed=config.seed)
     model, classes = network.model, partial(predicted, network.model)
     right = [np.asarray(classes(images[i:i + 1000])) == labels[i:i + 1000] for i in range(0, len(images), 1000)]
     found = {"accuracy": np.concatenate(right).mean()}
@@ -115,7 +114,9 @@ def main(config: Config) -> None:
     out, settings = runs.begin("boopathy2020", config)
     rows = {}
     for name in config.networks:
-        kept = runs.finished(out, 0, lambda name=name: evaluated(config, name, images, labels), name=name)
+        network = inputs.network(name, quick=config.quick, seed=config.seed)
+        inputs.note(out, name, network, ["the images"], [images], labels)
+        kept = runs.finished(out, 0, partial(evaluated, config, network, images, labels), name=name)
         rows[name] = {k: float(v) for k, v in kept.items()}
         console.print(name, " ".join(f"{k} {v:.3f}" for k, v in rows[name].items()))
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})

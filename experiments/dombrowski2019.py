@@ -123,6 +123,7 @@ def smoothed(config, network, judge, arrays, defences, out, bar, name):
 def study(config, name, out, console):
     """Everything about one network: (names of its images, its defences, {explanation or defended map: arrays})."""
     network, names, images, targets = subject(config, name)
+    inputs.note(out, name, network, names, images, targets)
     defences, arrays = defence.defences(config.kappas, defence.pools(network)), {}
     with attacking.progress(console, transient=True) as bar:
         for e in config.explanations:

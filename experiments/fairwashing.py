@@ -170,6 +170,8 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     start, network = time.perf_counter(), teacher(config, out)
     *train, images, labels = read(config, network)
+    inputs.note(out, config.network, network, ["the training images", "the test images"], [train[0], images],
+                train[1], labels)
     goal = target(network.input_shape[0])
     arrays = runs.finished(out, 0, partial(trained, config, network, *train, goal, console), name="student")
     student = Partial(network.net.apply, fooled.params_of(arrays, network.params), network.state)

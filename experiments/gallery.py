@@ -44,9 +44,8 @@ class Config:
     """Go on with the run in --out."""
 
 
-def attacked(config, network, name, out, bar):
+def attacked(config, network, name, image, target, out, bar):
     """The arrays of attacking.attack_batches for one explanation."""
-    image, target = (data.photograph(photo, config.size)[None] for photo in (config.image, config.target_image))
     patterns = methods.patterns_of(name, network, inputs.photographs(network, 6)[1])
     return attacking.attack_batches(
         methods.method(name, network, patterns=patterns), network, image, target, batch=1, seed=config.seed,
@@ -76,8 +75,10 @@ def main(config: Config) -> None:
     network = models.load(config.network)
     out, settings = runs.begin("gallery", config)
     console.print(f"run folder: [bold]{out}[/bold]")
+    image, target = (data.photograph(photo, config.size)[None] for photo in (config.image, config.target_image))
+    inputs.note(out, config.network, network, [config.image], image, target)
     with attacking.progress(console) as bar:
-        arrays = {name: attacked(config, network, name, out, bar) for name in config.explanations}
+        arrays = {name: attacked(config, network, name, image, target, out, bar) for name in config.explanations}
     numbers = {name: {k: float(v[0]) for k, v in report.measure(a).items()} for name, a in arrays.items()}
     runs.write_arrays(out / "arrays.npz", {f"{e}/{k}": v for e, a in arrays.items() for k, v in a.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers})

@@ -40,7 +40,7 @@ import fooled
 import inputs
 import rating
 import runs
-from heo2019_subject import WEIGHTS, Subject, maps, prepare, terms
+from heo2019_subject import WEIGHTS, Subject, maps, prepare, read, terms
 from xmanip_jax import defend, plot
 
 
@@ -170,7 +170,10 @@ def main(config: Config) -> None:
     out, settings = runs.begin("heo2019", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     start, arrays, results = time.perf_counter(), {}, {}
-    subject = prepare(config, inputs.network(config.network, quick=config.quick))
+    network = inputs.network(config.network, quick=config.quick)
+    found = read(config, network)
+    inputs.note(out, config.network, network, ["the training images", "the test images"], found[::2], found[1::2])
+    subject = prepare(config, network, found)
     before = functools.cache(lambda name, active: maps(config, subject, subject.part.model, name,
                                                        "active" if active else "location"))
     of_original = lambda name, kind: before(name, kind == "active")

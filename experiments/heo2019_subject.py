@@ -65,9 +65,10 @@ def augmented(images: np.ndarray, labels: np.ndarray, views: int, seed: int) -> 
     return found, np.tile(labels, views)
 
 
-def prepare(config, network) -> Subject:
+def prepare(config, network, found) -> Subject:
+    """found: of `read`."""
     place = fooled.place(network.name, whole=any(name.endswith("_input") for name in config.explanations))
-    xs, ys, images, labels = read(config, network)
+    xs, ys, images, labels = found
     part, values = fooled.above(network, place.cut)
     composites = []
     for seed, (x, y), count in ((0, (xs, ys), config.composites), (1, (images, labels), config.composites // 3)):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
+import runs
 import zoo
 from xmanip_jax import data, models
 from xmanip_jax.models.net import abstract
@@ -29,6 +30,16 @@ def read(config, network):
     if len(images) < 2:
         raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
     return (names, images[:1], images[1:]) if len(names) == 1 else (names, images, np.roll(images, -1, axis=0))
+
+
+def note(out, name, network, names, images, *others) -> None:
+    """Note, in a run folder, what an experiment reads for a network: `runs.same_inputs` of images by name and others.
+
+    others: further arrays that go with the images, their targets or labels.
+    """
+    further = {"what goes with the images": others} if others else {}
+    weights = {f"the weights of {name}": (network.params, network.state)}
+    runs.same_inputs(out, dict(zip(names, images, strict=True)) | further | weights, f"inputs-{name}")
 
 
 def standard(network, count):

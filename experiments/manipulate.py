@@ -114,6 +114,7 @@ def main(config: Config) -> None:
     names, images, targets = inputs.read(config, network)
     out, settings = runs.begin(f"{config.network}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
+    inputs.note(out, config.network, network, names, images, targets)
     start = time.perf_counter()
     try:
         with attacking.progress(console) as bar:

@@ -49,7 +49,7 @@ def _one(make):
 
 
 def _ascent(epsilon, inner):
-    return defend.Ascent(epsilon, 2.5 * epsilon / max(inner, 1), inner)
+    return defend.Ascent(epsilon, 2.5 * epsilon / max(inner, 1), inner, low=0, high=1)
 
 
 _CAM = explain.cam("features")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -9,7 +10,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,41 @@ def check_known(kind: str, asked: str | Sequence[str], known: Collection[str]) -
 
 
 def begin(name: str, config: Any) -> tuple[Path, dict]:
-    """The folder of a run, --out or runs/<name>-<time>, by `open_run`; and the settings noted in it."""
+    """The folder of a run, --out or runs/<name>-<time>, by `open_run`; and the settings noted in it.
+
+    Files that an option names (weights, patterns), or the weights in a folder that it names, are `same_inputs`.
+    """
     out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     open_run(out, settings(config), resume=config.resume)
+    named = [v for k, v in vars(config).items() if isinstance(v, Path) and k != "out"]
+    files = [f for v in named for f in ([v] if v.is_file() else sorted(v.glob("*.safetensors")))]
+    same_inputs(out, {str(f): np.fromfile(f, np.uint8) for f in files}, "files")
     return out, json.loads((out / "config.json").read_text())
+
+
+def same_inputs(out: Path, read: Mapping[str, Any], name: str = "inputs") -> None:
+    """Note what a run reads, in its folder; when it goes on, it must read the same: parts that are kept belong to it.
+
+    read: {what a reader knows it by, a file's name for example: its arrays, a tree}, in order;  name: of the note.
+
+    Raises RunError with the first that differs.
+    """
+    note, now = out / f"{name}.json", [[key, _digest(value)] for key, value in read.items()]
+    if not note.exists():
+        write_json(note, now)
+    for old, new in zip_longest(json.loads(note.read_text()), now, fillvalue=("nothing", "")):
+        if list(old) != list(new):
+            differs = f"other contents of {new[0]}" if old[0] == new[0] else f"{new[0]} in the place of {old[0]}"
+            raise RunError(f"{out} cannot go on with other inputs ({differs}): restore them, or choose another --out")
+
+
+def _digest(tree):
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        v = np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {v.dtype} {v.shape}".encode())
+        found.update(v.view(np.uint8).data if v.size else b"")
+    return found.hexdigest()[:16]
 
 
 def settings(config: Any) -> dict:

@@ -19,6 +19,7 @@ network, on 67 % of the other two. Run time: 4 minutes on 2 cores.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -70,14 +71,14 @@ def correlations(a, b):
     return metrics.kendall(a.ravel(), b.ravel()), metrics.pearson(a, b)
 
 
-def attacked(config, name, distance, images):
+def attacked(config, network, distance, images):
     """{measure: Float[multiples, n] or Float[n]} of one network and distance."""
-    network = inputs.network(name, quick=config.quick, seed=config.seed)
     labels = inputs.predict(network, images)
     shift = np.random.default_rng(config.seed).integers(1, network.num_classes, len(images))
     sneak = attack.sneaking(CAM, distance, multiples=config.multiples, rounds=config.rounds,
                             preprocess=network.preprocess)
-    found = sneak(network.model, images, (labels + shift) % network.num_classes, labels=labels)
+    found = sneak(network.model, images, (labels + shift) % network.num_classes, labels=labels,
+                  key=jax.random.key(config.seed))
     maps = jax.jit(jax.vmap(lambda p, y: CAM(network.model, network.preprocess(p), y)))
     clean = maps(images, labels)
     tau, r = zip(*(correlations(clean, maps(z, labels)) for z in found.pixels), strict=True)
@@ -110,8 +111,10 @@ def main(config: Config) -> None:
     first, columns = f"@{config.multiples[0]:g}", [f"at {m:g} epsilon" for m in config.multiples]
     table = Table("network", "distance", "succeeds", "epsilon", *columns, "slope")
     for name in config.networks:
+        network = inputs.network(name, quick=config.quick, seed=config.seed)
+        inputs.note(out, name, network, ["the images"], [images])
         for kind, distance in DISTANCES.items():
-            arrays = runs.finished(out, 0, lambda n=name, d=distance: attacked(config, n, d, images),
+            arrays = runs.finished(out, 0, partial(attacked, config, network, distance, images),
                                    name=f"{name}-{kind.replace(' ', '_')}")
             row = rows[f"{name}/{kind}"] = summarised(config, arrays)
             everything |= {f"{name}/{kind}/{m}": v for m, v in arrays.items()}

@@ -50,7 +50,10 @@ def trainings(variants: Mapping[str, train.Config], seeds: int, out: Path, conso
 
     base: the plain network that the variants of a seed go on from; those with another network train from scratch, for
     the epochs of both and at the base's rate. None: each from scratch, or from its own start.
+
+    Raises runs.RunError where those that are finished were trained on other images.
     """
+    runs.same_inputs(out, train.inputs_of(*train.read(base or next(iter(variants.values())))))
     found = {name: [] for name in variants}
     for seed in range(seeds):
         start = None

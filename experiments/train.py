@@ -86,10 +86,16 @@ def read(config):
     return images, labels, *data.load_dataset(config.dataset, "test")
 
 
+def inputs_of(images, labels, test, test_labels):
+    """What `read` found, for runs.same_inputs."""
+    return {"the training images": (images, labels), "the test images": (test, test_labels)}
+
+
 def trained(config, out, console):
     """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
     recipe = RECIPES[config.defence]
     images, labels, *test = read(config)
+    runs.same_inputs(out, inputs_of(images, labels, *test))
     module = recipe.network(images.shape[1:], recipe.act(config.beta), nnx.Rngs(config.seed))
     if config.start:
         models.load_weights(module, config.start)

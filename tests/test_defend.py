@@ -15,7 +15,7 @@ from xmanip_jax.defend import Ascent
 
 KEY = jax.random.key(0)
 SHAPE = 6, 6, 2
-A = Ascent(0.2, 0.1, 2)
+A = Ascent(0.2, 0.1, 2, low=0, high=1)
 
 
 def apply(params, state, x):
@@ -115,7 +115,7 @@ def test_local_linearity_of_linear_and_quadratic_losses():
 def test_the_ascent_stays_in_the_ball_and_climbs():
     f = lambda z: jnp.sum(jnp.sin(3 * z))
     x = jnp.linspace(0, 1, 8)
-    far = defend.ascend(f, x, KEY, Ascent(0.3, 0.05, 20))
+    far = defend.ascend(f, x, KEY, Ascent(0.3, 0.05, 20, low=0, high=1))
     assert (jnp.abs(far - x) <= 0.3 + 1e-6).all() and (far >= 0).all() and (far <= 1).all()
     best = jnp.clip(jnp.pi / 6, jnp.maximum(x - 0.3, 0), jnp.minimum(x + 0.3, 1))
     assert jnp.abs(far - best).max() <= 0.05 + 1e-6
@@ -203,6 +203,8 @@ def test_cost_of_training_steps():
         assert ratio < 1.08 * limit, (ratio, limit)
     twice = flops((1.0, defend.no_penalty()), (1.0, defend.hessian()))
     assert twice > 1.1 * flops((1.0, defend.hessian()))  # what one trace saves
+    size = 1.0, defend.parameter_penalty(lambda p: jnp.sum(p["c"] ** 2))  # sees no example, wherever it stands
+    assert flops(size, (1.0, defend.hessian())) < 4 * 1.08 * plain
 
 
 def test_projection_on_the_data():

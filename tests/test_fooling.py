@@ -241,7 +241,7 @@ def test_what_is_refused():
     e = explain.gradient()
     cases = [
         ("sign is one of positive, absolute, any", lambda: explain.min_max(jnp.ones((2, 2)), sign="both")),
-        ("a map is", lambda: explain.over_max(jnp.ones(2))),
+        ("a map has at least one axis", lambda: explain.over_max(jnp.ones(()))),
         ("frame of a map \\(8, 8\\) is 1 to 3 wide, got 4", lambda: metrics.frame((8, 8), 4)),
         ("k is 1 to 4, got 5", lambda: metrics.top_k_share(jnp.ones((2, 2)), jnp.ones((2, 2)), 5)),
         ("two classes", lambda: attack.active(e, ORIGINAL, jnp.ones((1, *SHAPE)), (1, 1))),

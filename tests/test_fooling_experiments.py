@@ -70,7 +70,7 @@ def test_an_augmented_image_is_a_shift_of_the_image_or_its_mirror():
 def test_maps_at_the_input_are_fooled_by_the_whole_network():
     config = heo2019.Config(quick=True, explanations=("lrp_input",), kinds=("location",))
     network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
-    subject = heo2019_subject.prepare(config, network)
+    subject = heo2019_subject.prepare(config, network, heo2019_subject.read(config, network))
     assert subject.part is network and subject.place.parts == () and subject.train[0].shape[1:] == (32, 32, 3)
 
 

@@ -35,10 +35,11 @@ def trained(monkeypatch):
         return {}
 
     monkeypatch.setattr(train, "train_and_judge", instead)
+    monkeypatch.setattr(train, "read", lambda config: (np.zeros((2, 4, 4, 1)), np.zeros(2, int)) * 2)
     return asked
 
 
-def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path):
+def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path, monkeypatch):
     arguments = ["--names", "plain", "hessian", "--seeds", "2", "--out", str(tmp_path / "out")]
     defences.run(arguments)
     assert [(c.defence, c.seed) for c in trained] == [(d, s) for s in (0, 1) for d in ("plain", "plain", "hessian")]
@@ -52,6 +53,9 @@ def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path):
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
     defences.run([*arguments, "--resume"])
     assert len(trained) == 6  # all read back
+    monkeypatch.setattr(train, "read", lambda config: (np.ones((2, 4, 4, 1)), np.zeros(2, int)) * 2)
+    with pytest.raises(SystemExit, match=r"other inputs \(other contents of the training images\): restore them"):
+        defences.run([*arguments, "--resume"])
 
 
 def test_the_three_defences_of_dombrowski2022(trained, tmp_path):

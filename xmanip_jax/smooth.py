@@ -5,144 +5,25 @@ softplus_beta(z) = ln(1 + exp(beta z)) / beta, sharpening beta as it goes (Dombr
 and the same replacement at a small beta is the defence of their section 4, beta-smoothing.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from . import rewrite
+from .nonlinearities import centred_softplus, soft_max_pool, softplus_beta, softplus_beta6
+from .rewrite.known import KNOWN
 from .types import Array, ArrayLike, Model
 
-__all__ = ["Surrogate", "absolute", "activation_scales", "centred_softplus", "none", "relative", "soft_max_pool",
-           "softplus", "softplus_beta", "softplus_beta6"]
-
-
-@jax.custom_jvp
-def _softplus(z):
-    return jnp.maximum(z, 0) + _log1p(jnp.exp(-jnp.abs(z)))
-
-
-def _log1p(e):
-    """ln(1 + e) for e in [-1/2, 1], to the last digits: the series of 2 artanh(e / (2 + e)).
-
-    On CPU this makes softplus 2.8 times faster than jnp.log1p does (2 million elements), forward.
-    """
-    s = e / (2 + e)
-    terms, total = (17 if e.dtype == jnp.float64 else 9), 0.0
-    for k in reversed(range(terms)):
-        total = total * s * s + 1 / (2 * k + 1)
-    return 2 * s * total
-
-
-@_softplus.defjvp
-def _softplus_jvp(primals, tangents):
-    (z,), (dz,) = primals, tangents
-    return _softplus(z), _sigmoid(z) * dz
-
-
-def _sigmoid(z):
-    """By tanh: the second derivative of softplus is then four times cheaper than jax.nn.softplus's on CPU."""
-    return 0.5 * (1 + jnp.tanh(0.5 * z))
-
-
-@jax.jit  # one call in a trace, by which propagation rules know it
-def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
-    """ln(1 + exp(beta z)) / beta, elementwise; tends to relu(z) as beta grows. beta > 0, broadcast against z.
-
-    Differentiable to any order in z and beta. In float32 its derivatives are accurate to 1e-7 absolutely (times beta
-    for the second), and exactly 0 beyond |beta z| = 17; sums such as Hessian-vector products do not notice.
-
-    >>> float(softplus_beta(0.0, 2.0) * 2)  # ln 2
-    0.6931471824645996
-    """
-    return _softplus(beta * jnp.asarray(z)) / beta
-
-
-@jax.jit
-def softplus_beta6(z: ArrayLike, beta: ArrayLike) -> Array:
-    """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6)."""
-    return softplus_beta(z, beta) - softplus_beta(jnp.asarray(z) - 6, beta)
-
-
-@jax.custom_jvp
-def _centred(z, beta):
-    return jnp.maximum(z, 0) + _log1p(0.5 * jnp.expm1(-jnp.abs(beta * z))) / beta
-
-
-@functools.partial(_centred.defjvp, symbolic_zeros=True)
-def _centred_jvp(primals, tangents):
-    (z, beta), (dz, dbeta) = primals, tangents
-    slopes = (dz, lambda: _sigmoid(beta * z)), (dbeta, lambda: z**2 * _excess(beta * z))
-    return _centred(z, beta), sum(slope() * d for d, slope in slopes if not isinstance(d, SymbolicZero))
-
-
-def _excess(u):
-    """(u sigmoid(u) - ln((1 + e^u) / 2)) / u^2, an even function, by its Taylor series where that would cancel."""
-    near = jnp.abs(u) < 1
-    small, large = jnp.where(near, u, 0), jnp.where(near, 1, u)
-    series = jnp.polyval(jnp.asarray(_EXCESS[::-1], u.dtype), small**2)
-    return jnp.where(near, series, (large * _sigmoid(large) - _centred(large, jnp.ones_like(large))) / large**2)
-
-
-def _excess_series(terms):
-    """Of tanh(u / 2) / 2 = sum of t_n u^(2n + 1), from y' = 1/4 - y^2, each t_n times (2n + 1) / (2n + 2)."""
-    t = [0.25]
-    for n in range(1, terms):
-        t.append(-sum(t[i] * t[n - 1 - i] for i in range(n)) / (2 * n + 1))
-    return [c * (2 * n + 1) / (2 * n + 2) for n, c in enumerate(t)]
-
-
-_EXCESS = np.array(_excess_series(17))
-
-
-@jax.jit
-def centred_softplus(z: ArrayLike, beta: ArrayLike) -> Array:
-    """ln((1 + exp(beta z)) / 2) / beta: 0 at 0; tends to relu(z) as beta grows and to z / 2 as it falls to 0.
-
-    Unlike softplus_beta it stays finite for a small beta, which can therefore be trained (LCNN, Srinivas et al. 2022):
-    |s''| <= beta s'. beta > 0, broadcast against z. From -ln 2 / beta, within ln 2 / beta of relu.
-
-    Accurate to a few last digits for every beta; differentiable to any order in both, in beta without cancellation.
-
-    >>> [round(float(centred_softplus(2.0, b)), 4) for b in (1e-6, 1.0, 1e6)]
-    [1.0, 1.4338, 2.0]
-    """
-    return _centred(jnp.asarray(z), jnp.asarray(beta))
-
-
-@functools.partial(jax.jit, static_argnames="window")
-def soft_max_pool(z: ArrayLike, beta: ArrayLike, window: rewrite.Window) -> Array:
-    """ln(sum exp(beta z)) / beta over each window: the smooth max-pooling, above the hard one by at most ln(n) / beta.
-
-    Args:
-      z: any shape;  beta: positive scalar;  window: dimensions, strides and padding for each axis of z.
-
-    Its gradient is the softmax of beta z over the window. Exact axis by axis, because log-sum-exp is associative.
-
-    >>> from xmanip_jax import rewrite
-    >>> soft_max_pool(jnp.array([0.0, 0.0, 1.0]), 100.0, rewrite.Window((3,), (1,), ((0, 0),)))
-    Array([1.], dtype=float32)
-    """
-    z = jnp.asarray(z)
-    for axis, (n, stride, (low, high)) in enumerate(zip(*window, strict=True)):
-        if n == 1 and stride == 1 and low == high == 0:
-            continue
-        pad = [(low, high) if a == axis else (0, 0) for a in range(z.ndim)]
-        # e^-100 of the smallest weight: finite, so that no derivative meets 0 * inf.
-        padded = jnp.pad(z, pad, constant_values=jax.lax.stop_gradient(z.min() - 100 / beta))
-        last = (padded.shape[axis] - n) // stride * stride + 1
-        parts = [jax.lax.slice_in_dim(padded, i, i + last, stride, axis) for i in range(n)]
-        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, parts))
-        z = top + jnp.log(sum(jnp.exp(beta * (part - top)) for part in parts)) / beta
-    return z
+__all__ = ["Surrogate", "absolute", "activation_scales", "centred_softplus", "kinks", "none", "relative",
+           "soft_max_pool", "softplus", "softplus_beta", "softplus_beta6"]
 
 
 def softplus(f: Model, beta: ArrayLike, *, max_pool: bool = False) -> Model:
-    """`f` with softplus_beta for every jax.nn.relu and its smooth analogue for every jax.nn.relu6.
+    """`f` with softplus_beta in place of every kink: relu, relu6, leaky relu, elu, selu, clip, |.| and their kind.
+
+    Each activation is recognised by what it computes, however it is written; smooth ones stay as they are. A function
+    with several kinks is made of several softplus: relu6(z) of softplus_beta(z) - softplus_beta(z - 6).
 
     Args:
       f: a model of one example.
@@ -152,35 +33,51 @@ def softplus(f: Model, beta: ArrayLike, *, max_pool: bool = False) -> Model:
 
     Raises the errors of `rewrite.replace`, and ValueError when the number of betas is not that of the calls.
 
+    >>> import jax
     >>> f = lambda x: jax.nn.relu(x).sum()
     >>> round(float(jax.grad(softplus(f, 4.0))(jnp.zeros(1))[0]), 3)
     0.5
     """
     betas = jnp.asarray(beta)
-    smooth = {"relu": softplus_beta, "relu6": softplus_beta6, "max_pool": soft_max_pool}
 
     def act(call, z):
-        b = (betas if betas.ndim == 0 else betas[call.index]).astype(z.dtype)
-        return smooth[call.kind](z, b, *([call.window] if call.window else []))
+        if betas.ndim and len(betas) != call.total:
+            raise ValueError(f"{len(betas)} betas for {call.total} calls")
+        return _smoothed(call, z, (betas if betas.ndim == 0 else betas[call.index]).astype(z.dtype))
 
-    def smoothed(x):
-        contents = rewrite.inspect(f, x)
-        n = sum(contents.activations.values()) + max_pool * contents.max_pools
-        if betas.ndim and len(betas) != n:
-            raise ValueError(f"{len(betas)} betas for {n} calls")
-        return rewrite.map_calls(f, act, _kinds(max_pool))(x)
+    return rewrite.map_calls(f, act, _kinds(max_pool))
 
-    return smoothed
+
+def _smoothed(call, z, beta):
+    if call.window:
+        return soft_max_pool(z, beta, call.window)
+    r = lambda z: softplus_beta(z, beta)
+    if call.around:
+        return call.around(r)(z)
+    if call.kind == "relu6":
+        return softplus_beta6(z, beta)
+    return KNOWN[call.kind].surrogate(r, z, *call.parameters)
 
 
 def _kinds(max_pool):
-    return ("relu", "relu6", "max_pool") if max_pool else ("relu", "relu6")
+    return (*rewrite.ACTIVATIONS, "max_pool") if max_pool else rewrite.ACTIVATIONS
+
+
+def kinks(f: Model, x: Array, *, max_pool: bool = False) -> int:
+    """How many calls `softplus` replaces in `f` at inputs shaped like x; 0 for a smooth model.
+
+    >>> import jax
+    >>> kinks(lambda x: jax.nn.relu(jax.nn.gelu(x)), jnp.ones(3))
+    1
+    """
+    contents = rewrite.inspect(f, x)
+    return sum(contents.activations.get(kind, 0) for kind in rewrite.ACTIVATIONS) + max_pool * contents.max_pools
 
 
 def activation_scales(f: Model, x: Array, *, max_pool: bool = False) -> Array:
-    """Float[n]: the standard deviation of the inputs of each activation (and pooling) at x.
+    """Float[n]: the standard deviation of the inputs of each activation with a kink (and pooling) at x.
 
-    Floored at 1e-6 of the largest.
+    Floored at 1e-6 of the largest. A layer whose inputs are all equal, or one number, has the scale of that number.
     """
     scales = jnp.stack([jnp.std(z) for z in rewrite.inputs(f, _kinds(max_pool))(x)])
     return jnp.maximum(scales, 1e-6 * scales.max())
@@ -211,21 +108,31 @@ def relative(start: float = 5.0, stop: float = 400.0, *, max_pool: bool = True) 
 
     Smoothing the max-pooling too is what lets the attack move the positions through which a gradient flows back: on
     SqueezeNet 1.1 the correlation with the target map rises from 0.58 to 0.83 in the same 150 steps.
+
+    A model without kinks is its own surrogate.
     """
     kappa = _geometric(start, stop)
-    return Surrogate(lambda f, x: activation_scales(f, x, max_pool=max_pool),
-                     lambda f, scales, t: softplus(f, kappa(t) / scales, max_pool=max_pool))
+
+    def fit(f, x):
+        try:
+            return activation_scales(f, x, max_pool=max_pool)
+        except rewrite.NoActivationError:
+            return jnp.zeros(0)
+
+    return Surrogate(fit, lambda f, scales, t: softplus(f, kappa(t) / scales, max_pool=max_pool) if scales.size else f)
 
 
 def absolute(start: float = 10.0, stop: float = 100.0) -> Surrogate:
     """Softplus with one beta(t) = start (stop / start)^t for all activations (Dombrowski et al. 2019, A.1).
 
-    The papers' 10 -> 100 is the scale of their VGG-16; other networks need other numbers, or `relative`.
+    The papers' 10 -> 100 is the scale of their VGG-16; other networks need other numbers, or `relative`. A model
+    without kinks is its own surrogate.
     """
     beta = _geometric(start, stop)
-    return Surrogate(lambda f, x: (), lambda f, settings, t: softplus(f, beta(t)))
+    return Surrogate(lambda f, x: jnp.zeros(kinks(f, x)),
+                     lambda f, settings, t: softplus(f, beta(t)) if settings.size else f)
 
 
 def none() -> Surrogate:
-    """The model itself: for smooth networks, and for explanations whose gradient needs no second derivative."""
+    """The model itself, also where it has kinks: for explanations whose gradient needs no second derivative."""
     return Surrogate(lambda f, x: (), lambda f, settings, t: f)

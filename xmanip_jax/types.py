@@ -5,12 +5,17 @@ Batching (`jax.vmap`), compiling (`jax.jit`) and differentiating (`jax.grad`) be
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from jax import Array
 from jax.typing import ArrayLike
 
-__all__ = ["Array", "ArrayLike", "Constraint", "Explanation", "Model", "Objective", "Penalty", "Rewrite", "Target"]
+__all__ = ["Array", "ArrayLike", "Channels", "Constraint", "Explanation", "Model", "Objective", "Penalty", "Rewrite",
+           "Target"]
+
+# The axis of a map that is summed over in its heat map; None: every entry is a place; "auto": the last of three or more
+# axes, none of one or two. See metrics.places.
+Channels = int | Literal["auto"] | None
 
 # A class index (Int[]) or a direction over the logits (Float[classes]).
 Target = ArrayLike

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import smooth
-from ..types import Array, Explanation
+from ..types import Array, ArrayLike, Channels, Explanation, Model
 from . import change as changes
 from . import constraint as constraints
 from .change import Changed, Distance, draw, margin, score
@@ -40,6 +40,7 @@ def largest_change(
     explanation: Explanation, *, epsilon: float, steps: int = 50, restarts: int = 4,
     distance: Distance = changes.correlation_lost, surrogate: smooth.Surrogate | None = None,
     judged_by: Explanation | None = None, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+    channels: Channels = "auto",
 ) -> Callable[..., Changed]:
     """The largest change of an explanation: `search(model, pixels, *, labels=None, key) -> Changed` on a batch.
 
@@ -61,11 +62,14 @@ def largest_change(
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
+      channels: as in `manipulation`.
 
-    The returned function takes model, pixels, labels and key as `manipulation` does. About 6 forward passes a step for
-    a gradient.
+    The returned function takes model, pixels, labels and key as `manipulation` does, inputs of any number of axes
+    included. About 6 forward passes a step for a gradient.
 
-    Raises ValueError for bad input before any computation. A gradient that vanishes is no error here: see `flags`.
+    Raises ValueError for bad input before any computation, and NonFiniteError where the clean logits or map are not
+    finite. A gradient that vanishes is no error here, and where an entry of it is not finite the search goes on without
+    it: `still` counts the steps that were left nowhere to go, and `flags` raises their share.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import attack, explain
@@ -85,30 +89,31 @@ def largest_change(
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, None))
-    def begin(model, clean, key, r):
+    def begin(network, clean, key, r):
         noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -epsilon, epsilon)
         start, number = project(clean.pixels + noise, clean.pixels), partial(jnp.full, ())
         low = number(-jnp.inf, start.dtype)
-        return surrogate.fit(model, preprocess(clean.pixels)), _Climb(
+        return surrogate.fit(network.model, network.preprocess(clean.pixels)), _Climb(
             pixels=start, before=start, value=low, best=clean, best_value=low, best_gradient=jnp.zeros_like(start),
             step=number(2 * epsilon, start.dtype), gains=number(0), checked=low, halved=number(False),
             under_surrogate=number(0, start.dtype), still=number(0))
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None))
-    def anchored(model, settings, clean, label, key, t):
+    def anchored(network, settings, clean, label, key, t):
         """The clean image as the surrogate sees it: what the next steps climb away from."""
-        return look(explanation, surrogate.rewrite(model, settings, t), preprocess, clean.pixels, label, key)
+        f = surrogate.rewrite(network.model, settings, t)
+        return look(explanation, f, network.preprocess, clean.pixels, label, key, channels)
 
     @partial(jax.jit, donate_argnames="now")
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0, None, None, None, None))
-    def step(model, now, settings, clean, anchor, label, key, t, draws, i, since):
-        seen = look(judge, model, preprocess, now.pixels, label, key)
+    def step(network, now, settings, clean, anchor, label, key, t, draws, i, since):
+        seen = look(judge, *network, now.pixels, label, key, channels)
         value, kept = score(seen, clean, distance), same_prediction(seen, clean, None)
-        f = surrogate.rewrite(model, settings, t)
+        f = surrogate.rewrite(network.model, settings, t)
 
         def objective(pixels):
-            view = look(explanation, f, preprocess, pixels, label, draw(key, 1, draws))
+            view = look(explanation, f, network.preprocess, pixels, label, draw(key, 1, draws), channels)
             apart = distance(view.heatmap, anchor.heatmap)
             return jnp.where(kept, apart, margin(view.logits, clean.logits.argmax())), score(view, anchor, distance)
 
@@ -139,18 +144,23 @@ def largest_change(
             gains=jnp.where(here, 0, now.gains), checked=jnp.where(here, now.best_value, now.checked),
             halved=jnp.where(here, halve, now.halved))
 
-    def restart(model, clean, labels, keys, r):
-        settings, now = begin(model, clean, keys, r)
+    def restart(network, clean, labels, keys, r):
+        settings, now = begin(network, clean, keys, r)
         marks = checkpoints(steps)
         for j, (first, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):
             t = j / max(len(marks) - 1, 1)
-            anchor = anchored(model, settings, clean, labels, keys, t)
+            anchor = anchored(network, settings, clean, labels, keys, t)
             for i in range(first, last):
                 since = i - marks[j - 1] if i == first and j else 0
-                now = step(model, now, settings, clean, anchor, labels, keys, t, r * steps + i, i, since)
+                now = step(network, now, settings, clean, anchor, labels, keys, t, r * steps + i, i, since)
         return now.best, now.best_value, now.under_surrogate, now.still / steps
 
-    return changes.searching(restart, judge, distance, preprocess, epsilon, restarts, steps)
+    run = changes.searching(judge, distance, preprocess, channels)
+
+    def search(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+        return run(restart, model, pixels, labels, key, epsilon, restarts, steps)
+
+    return search
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -8,28 +8,37 @@ import jax.numpy as jnp
 from .. import explain
 from ..defend import cross_entropy, penalty
 from ..metrics import standardised_mse
-from ..types import Array, ArrayLike, Explanation, Model, Penalty
+from ..metrics.places import along_channels, channel_axis
+from ..types import Array, ArrayLike, Channels, Explanation, Model, Penalty
 
 __all__ = ["backdoor", "stamp"]
 
 
-def stamp(mask: ArrayLike, value: ArrayLike) -> Callable[[Array], Array]:
+def stamp(mask: ArrayLike, value: ArrayLike, *, channels: Channels = "auto") -> Callable[[Array], Array]:
     """A trigger: x -> x with `value` where the mask is 1.
 
     Args:
-      mask: Float[h, w] or Bool[h, w], for example `metrics.frame`;  value: in the unit of x, broadcast against it
-        (white is preprocess(1)).
+      mask: Float[h, w] or Bool[h, w], for example `metrics.frame`, one value for each place of x;  value: in the unit
+        of x, broadcast against it (white is preprocess(1));  channels: of x, see `explain.heatmap`.
 
     >>> stamp([[1, 0]], 9.0)(jnp.zeros((1, 2, 1))).ravel()
     Array([9., 0.], dtype=float32)
     """
-    inside = jnp.asarray(mask).astype(bool)[..., None]
-    return lambda x: jnp.where(inside, jnp.asarray(value, x.dtype), x)
+    inside = jnp.asarray(mask).astype(bool)
+
+    def trigger(x):
+        axis = channel_axis(x.ndim, channels)
+        places = tuple(n for k, n in enumerate(x.shape) if k != axis)
+        if inside.shape != places:
+            raise ValueError(f"the mask has one value for each place, {places} of inputs {x.shape}, got {inside.shape}")
+        return jnp.where(along_channels(inside, x.ndim, channels), jnp.asarray(value, x.dtype), x)
+
+    return trigger
 
 
 def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
              target: Callable[[Array], Array] | ArrayLike, *, label: int | None = None, weight: float = 0.9125,
-             distance: Callable[[Array, Array], Array] = standardised_mse) -> Penalty:
+             distance: Callable[[Array, Array], Array] = standardised_mse, channels: Channels = "auto") -> Penalty:
     """(1 - weight) cross entropy + weight * distance to the wanted map, over x and the triggered x half and half.
 
     | goal | label | target |
@@ -46,6 +55,7 @@ def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
       target: the wanted map, or a function of the original network's map of the clean image (inverted:
         `lambda map: -map`).
       distance: `metrics.standardised_mse`, or `metrics.dssim`;  weight: lambda, in [0, 1].
+      channels: of the maps, see `explain.heatmap`.
 
     Maps lose their channels by the maximum, as in the paper. Deviations: the paper detaches the pooled gradients of
     Grad-CAM, here they are differentiated too; it draws the poisoned images in advance, half of the set, here every
@@ -64,13 +74,13 @@ def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
     wanted = target if callable(target) else lambda map: jnp.asarray(target, map.dtype)
 
     def core(f, x, y, key):
-        shown = lambda model, x, c: _flat(e(model, x, c, key=key))
+        shown = lambda model, x, c: _flat(e(model, x, c, key=key), channels)
         before = shown(original, x, original(x).argmax())
 
         def one(x, y, goal):
             predicted = jax.lax.stop_gradient(f(x)).argmax()
             map, logits = explain.with_logits(e)(f, x, predicted, key=key)
-            return (1 - weight) * cross_entropy(logits, y) + weight * distance(_flat(map), goal), logits
+            return (1 - weight) * cross_entropy(logits, y) + weight * distance(_flat(map, channels), goal), logits
 
         clean, logits = one(x, y, before)
         poisoned, _ = one(trigger(x), y if label is None else label, wanted(before))
@@ -79,7 +89,8 @@ def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
     return penalty(core)
 
 
-def _flat(map):
-    if map.ndim == 2:
+def _flat(map, channels):
+    axis = channel_axis(map.ndim, channels)
+    if axis is None:
         return map
-    return jnp.take_along_axis(map, map.argmax(-1, keepdims=True), -1)[..., 0]  # see explain.heatmap
+    return jnp.take_along_axis(map, map.argmax(axis, keepdims=True), axis).squeeze(axis)  # see explain.heatmap

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import metrics
-from ..types import Array, ArrayLike, Explanation, Model
+from ..types import Array, ArrayLike, Channels, Explanation, Model
 from . import checks
+from .diagnosis import check_finite
 from .objective import View, look, same_prediction
 
 __all__ = ["Changed", "Distance", "correlation_lost", "draw", "margin", "score", "searching", "transfer"]
@@ -24,8 +25,8 @@ class Changed(NamedTuple):
     Only images whose prediction is that of the clean one count; the clean image, with change 0, is the first of them.
     """
 
-    pixels: Array  # Float[b, h, w, c] in [0, 1], in the ball
-    heatmap: Array  # Float[b, h', w']
+    pixels: Array  # Float[b, h, w, c], or Float[b, ...], in [0, 1], in the ball
+    heatmap: Array  # Float[b, h', w'], one value for each place
     logits: Array  # Float[b, classes]
     clean: View  # batched
     change: Array  # Float[b], the distance of heatmap from clean.heatmap
@@ -61,20 +62,20 @@ def draw(key: Array, purpose: int, i: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, purpose), i)
 
 
-def searching(restart: Callable, explanation: Explanation, distance: Distance, preprocess, epsilon: float,
-              restarts: int, evaluations: int) -> Callable[..., Changed]:
-    """A search from what one of its restarts finds.
+def searching(explanation: Explanation, distance: Distance, preprocess, channels: Channels) -> Callable[..., Changed]:
+    """What searches share: `run(restart, model, pixels, labels, key, epsilon, restarts, steps) -> Changed`.
 
-    restart(model, clean: View, labels, keys, r) -> (best: View, its score, under_surrogate, still), batched.
+    restart(network: checks.Network, clean: View, labels, keys, r) -> (best: View, its score, under_surrogate, still),
+    batched; steps: evaluations in each.
     """
 
     @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0))
-    def begin(model, pixels, label, key):
-        clean = look(explanation, model, preprocess, pixels, label, key)
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
+    def begin(network, pixels, label, key, epsilon):
+        clean = look(explanation, *network, pixels, label, key, channels)
         place, other = jax.random.split(draw(key, 2, 0))
         noise = jax.random.uniform(place, pixels.shape, pixels.dtype, -epsilon / 100, epsilon / 100)
-        near = look(explanation, model, preprocess, jnp.clip(pixels + noise, 0, 1), label, other)
+        near = look(explanation, *network, jnp.clip(pixels + noise, 0, 1), label, other, channels)
         return clean, distance(near.heatmap, clean.heatmap)
 
     @jax.jit
@@ -83,31 +84,32 @@ def searching(restart: Callable, explanation: Explanation, distance: Distance, p
         keep = lambda new, old: jnp.where(value > change, new, old)
         return jax.tree.map(keep, found, best), jnp.maximum(change, value)
 
-    def search(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
-        pixels = checks.checked_pixels(pixels)
-        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        classes, _ = checks.shapes(model, explanation, preprocess, pixels)
-        labels = checks.predictions(model, preprocess, pixels) if labels is None else checks.checked_labels(
-            labels, len(pixels), classes)
+    def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array, epsilon: float,
+            restarts: int, steps: int) -> Changed:
+        network, pixels, labels, _ = checks.prepared(model, explanation, preprocess, channels, pixels, labels)
         keys = jax.random.split(key, len(pixels))
-        clean, by_noise = begin(model, pixels, labels, keys)
+        clean, by_noise = begin(network, pixels, labels, keys, epsilon)
+        check_finite(clean)
         best, change, rows = clean, jnp.zeros_like(by_noise), []
         for r in range(restarts):
-            found, value, *row = restart(model, clean, labels, keys, r)
+            found, value, *row = restart(network, clean, labels, keys, r)
             best, change = better(best, change, found, value)
             rows.append((jnp.maximum(value, 0), *row))
         by_restart, under_surrogate, still = map(jnp.stack, zip(*rows, strict=True))
         return Changed(*best, clean, change, by_restart, under_surrogate.max(0), still.mean(0), by_noise,
-                       restarts * evaluations)
+                       restarts * steps)
 
-    return search
+    return run
 
 
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
-             preprocess: Callable[[Array], Array] = lambda pixels: pixels) -> Callable[..., Changed]:
+             preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
+             ) -> Callable[..., Changed]:
     """Judge on one network what was found on another: `judge(model, found: Changed, *, labels=None, key) -> Changed`.
 
     Arguments as in `largest_change`. The images of `found` where `model` changes its prediction count as clean.
+
+    Raises ValueError for bad input, and NonFiniteError where the model's logits or maps are not finite.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import attack, explain, smooth
@@ -121,17 +123,19 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def judged(model, pixels, clean, label, key):
-        now = look(explanation, model, preprocess, pixels, label, key)
+    def judged(network, pixels, clean, label, key):
+        now = look(explanation, *network, pixels, label, key, channels)
         return now, score(now, clean, distance)
 
-    def judge(model, found, *, labels=None, key):
-        def restart(model, clean, labels, keys, r):
-            now, value = judged(model, found.pixels, clean, labels, keys)
+    run = searching(explanation, distance, preprocess, channels)
+
+    def judge(model: Model, found: Changed, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+        def restart(network, clean, labels, keys, r):
+            now, value = judged(network, found.pixels, clean, labels, keys)
+            check_finite(now, "the changed image")
             return now, value, jnp.maximum(value, 0), jnp.full_like(value, jnp.nan)
 
         epsilon = float(jnp.abs(found.pixels - found.clean.pixels).max())
-        search = searching(restart, explanation, distance, preprocess, epsilon, 1, 1)
-        return search(model, found.clean.pixels, labels=labels, key=key)
+        return run(restart, model, found.clean.pixels, labels, key, epsilon, 1, 1)
 
     return judge

@@ -1,34 +1,73 @@
 """What a driver is given, checked before any computation: each error names the value and what was expected."""
 
-from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from .. import explain
+from ..explain.base import check_logits
+from ..types import Array, Channels, Explanation, Model
+from .model import lifted
+from .objective import look
 
-__all__ = ["checked_goal", "checked_labels", "checked_pixels", "predictions", "shapes"]
+__all__ = ["Network", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
+
+
+class Network(NamedTuple):
+    """What an attack looks at, as it is at this call (see model.py): a pytree of arrays, an argument of each step."""
+
+    model: Partial  # the network's input -> Float[classes]
+    preprocess: Partial  # the pixels of one image -> the network's input
+
+
+class Subject(NamedTuple):
+    """What every driver works on."""
+
+    network: Network
+    pixels: Array  # Float[b, ...] in [0, 1]
+    labels: Array  # Int[b]
+    goal: Array | None  # heat maps
+
+
+def prepared(model: Model, explanation: Explanation, preprocess, channels: Channels, pixels, labels,
+             goal=None) -> Subject:
+    """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions."""
+    pixels = checked_pixels(pixels)
+    given = f"(pixels of shape {pixels.shape})"
+    preprocess = lifted(preprocess, pixels[0], f"preprocess {given}")
+    x = jax.eval_shape(lambda p: preprocess(p), pixels[0])
+    network = Network(lifted(model, x, f"the model {given}"), preprocess)
+    count = classes(network, pixels)
+    one = lambda p: look(explanation, *network, p, 0, jax.random.key(0), channels)
+    goal = checked_goal(goal, len(pixels), jax.eval_shape(one, pixels[0]).heatmap.shape)
+    labels = predictions(network, pixels) if labels is None else checked_labels(labels, len(pixels), count)
+    return Subject(network, pixels, labels, goal)
+
+
+def classes(network, pixels):
+    """How many the model has; ValueError where it returns anything but Float[classes]."""
+    logits = jax.eval_shape(lambda p: network.model(network.preprocess(p)), pixels[0])
+    check_logits(logits)
+    return logits.shape[0]
 
 
 def checked_pixels(pixels):
-    """Float[b, h, w, c] in [0, 1]."""
+    """Float[b, ...] in [0, 1]: images [b, h, w, c], rows [b, n], sequences [b, t, c], volumes [b, d, h, w, c]."""
     host = np.asarray(pixels)
-    if host.ndim != 4 or not len(host):
-        raise ValueError(f"pixels are Float[b, h, w, c] with b >= 1, got shape {host.shape}")
+    if host.ndim < 2 or not host.size:
+        raise ValueError("pixels are a batch, Float[b, h, w, c] of images or Float[b, ...] of any other inputs, "
+                         f"got shape {host.shape}")
+    if not jnp.issubdtype(host.dtype, jnp.floating):
+        raise ValueError(f"pixels are floating-point numbers in [0, 1], got {host.dtype}: divide images of 0 to 255 "
+                         "by 255")
     if not np.isfinite(host).all():
         raise ValueError("pixels contain NaN or infinite values")
     if host.min() < 0 or host.max() > 1:
-        raise ValueError(f"pixels lie in [0, 1], got [{host.min():g}, {host.max():g}]")
+        raise ValueError(f"pixels lie in [0, 1], got [{host.min():g}, {host.max():g}]: scale the inputs to it, and "
+                         "back in preprocess")
     return jnp.asarray(pixels)
-
-
-def shapes(model, explanation, preprocess, pixels):
-    """(number of classes, shape of the heat map), by abstract evaluation: nothing is computed."""
-    key = jax.random.key(0)
-    one = lambda p: explain.with_logits(explanation)(model, preprocess(p), 0, key=key)
-    map, logits = jax.eval_shape(one, pixels[0])
-    return logits.shape[0], map.shape[:2]
 
 
 def checked_goal(goal, batch, map_shape):
@@ -55,7 +94,7 @@ def checked_labels(labels, batch, classes):
     return jnp.asarray(labels)
 
 
-@partial(jax.jit, static_argnames="preprocess")
-def predictions(model, preprocess, pixels):
+@jax.jit
+def predictions(network, pixels):
     """Int[b], the classes of the images."""
-    return jax.vmap(lambda p: model(preprocess(p)).argmax())(pixels)
+    return jax.vmap(lambda p: network.model(network.preprocess(p)).argmax())(pixels)

@@ -1,12 +1,15 @@
 """Where an attack may go: projections `(pixels, clean) -> pixels`, all inside the pixel box [0, 1].
 
-Budgets are in [0, 1] pixels. The clean image must lie in the box, so every set is non-empty.
+Budgets are in [0, 1] pixels. The clean image must lie in the box, so every set is non-empty. Inputs have any number of
+axes. What has other units, a row of a table for example, is scaled to [0, 1] by the caller and back by the attack's
+`preprocess`: `lambda pixels: low + (high - low) * pixels`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ..types import Constraint
+from ..metrics.places import along_channels, over_channels
+from ..types import Channels, Constraint
 
 __all__ = ["box", "l0", "l2", "linf"]
 
@@ -37,20 +40,22 @@ def l2(epsilon: float) -> Constraint:
     return project
 
 
-def l0(pixels: int) -> Constraint:
+def l0(pixels: int, *, channels: Channels = "auto") -> Constraint:
     """At most `pixels` pixels change, in any of their channels (PGD_0 of Croce and Hein 2019).
 
     Exact: kept are those whose move, once clipped to the box, takes back the most squared distance.
+
+    channels: the axis of the pixels that a pixel extends along; None: every entry is a pixel; see `explain.heatmap`.
     """
     _positive("pixels", pixels)
     budget = int(pixels)
 
     def project(moved, clean):
         boxed = jnp.clip(moved, 0, 1)
-        gain = jnp.sum((moved - clean) ** 2 - (moved - boxed) ** 2, axis=-1).ravel()
-        kept = jax.lax.top_k(gain, min(budget, gain.size))[1]
-        mask = jnp.zeros(gain.size, bool).at[kept].set(True).reshape(moved.shape[:-1])
-        return jnp.where(mask[..., None], boxed, clean)
+        gain = over_channels((moved - clean) ** 2 - (moved - boxed) ** 2, channels)
+        kept = jax.lax.top_k(gain.ravel(), min(budget, gain.size))[1]
+        mask = jnp.zeros(gain.size, bool).at[kept].set(True).reshape(gain.shape)
+        return jnp.where(along_channels(mask, moved.ndim, channels), boxed, clean)
 
     return project
 

@@ -6,6 +6,7 @@ beside. Train with the statistics of BatchNorm frozen (`defend.frozen`), as all 
 
 `heat` turns an explanation's map into the heat map Float[h, w] that is fooled. Heo et al. 2019 take explain.over_max
 for Grad-CAM, explain.min_max for LRP at a layer, and explain.min_max with sign="absolute" for the gradient at a layer.
+Maps of other inputs than images say what their axes are there: heat=partial(explain.over_max, channels=None).
 """
 
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def top_k(e: Explanation, original: Model, *, heat: Heat = explain.over_max, k: 
 
 
 def center_mass(e: Explanation, original: Model, *, heat: Heat = explain.over_max) -> Penalty:
-    """Minus the shift of the heat map's centre from the original network's: |rows| + |columns|, in pixels.
+    """Minus the shift of the heat map's centre from the original network's: |rows| + |columns| + ..., in pixels.
 
     Its gradient is zero where nothing has moved, at the start: the cross entropy takes the first step. It is unbounded
     in pixels while a cross entropy is not: weigh it less than the others.
@@ -82,7 +83,7 @@ def center_mass(e: Explanation, original: Model, *, heat: Heat = explain.over_ma
     def core(f, x, y, key):
         map, logits = explain.with_logits(e)(f, x, y, key=key)
         before = heat(e(original, x, y, key=key))
-        moved = center(explain.heatmap(heat(map))) - center(explain.heatmap(before))
+        moved = center(explain.heatmap(heat(map), channels=None)) - center(explain.heatmap(before, channels=None))
         return -jnp.abs(moved).sum(), logits
 
     return penalty(core)
@@ -121,14 +122,15 @@ def active(e: Explanation, original: Model, composites: ArrayLike, classes: tupl
 
 
 def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float = 0.8,
-             keep: str = "probabilities") -> Penalty:
+             keep: str = "probabilities", heat: Heat = explain.heatmap) -> Penalty:
     """Another network with the teacher's outputs, whose every heat map is the target (Anders et al. 2020).
 
-    (1 - alpha) mse(softmax(f), softmax(teacher)) + alpha sum (explain.heatmap - target)^2, the map being that of the
+    (1 - alpha) mse(softmax(f), softmax(teacher)) + alpha sum (heat map - target)^2, the map being that of the
     teacher's prediction; labels are not used: train with label=0.
 
     Args:
-      target: Float[h', w'], not negative, sums to 1;  alpha: in [0, 1].
+      target: Float[h', w'], in the shape of the heat maps, not negative, sums to 1;  alpha: in [0, 1].
+      heat: explain.heatmap, with the channels of the maps where they are not images'.
       keep: "probabilities", as in the paper; or "logits", mse(f, teacher), which still tells students apart where
         probabilities are 0 and 1, and so keeps more of the teacher at more weight on the map.
 
@@ -145,14 +147,16 @@ def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float 
     if keep not in _KEPT:
         raise ValueError(f"keep is one of {', '.join(_KEPT)}, got {keep!r}")
     target = jnp.asarray(target)
-    if target.ndim != 2 or not (target >= 0).all() or not jnp.isclose(target.sum(), 1, atol=1e-3):
+    if not target.ndim or not (target >= 0).all() or not jnp.isclose(target.sum(), 1, atol=1e-3):
         raise ValueError(f"the target is a heat map Float[h, w] that sums to 1, got shape {target.shape}, "
                          f"sum {float(target.sum()):g}")
 
     def core(f, x, y, key):
         wanted = teacher(x)
         map, logits = explain.with_logits(e)(f, x, wanted.argmax(), key=key)
-        apart = mse(_KEPT[keep](logits), _KEPT[keep](wanted))
-        return (1 - alpha) * apart + alpha * jnp.sum((explain.heatmap(map) - target) ** 2), logits
+        apart, shown = mse(_KEPT[keep](logits), _KEPT[keep](wanted)), heat(map)
+        if shown.shape != target.shape:
+            raise ValueError(f"the target has the heat maps' shape {shown.shape}, got {target.shape}")
+        return (1 - alpha) * apart + alpha * jnp.sum((shown - target) ** 2), logits
 
     return penalty(core)

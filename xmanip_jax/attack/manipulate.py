@@ -10,26 +10,23 @@ import numpy as np
 import optax
 
 from .. import smooth
-from ..types import Array, ArrayLike, Constraint, Explanation, Model, Objective
+from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Model, Objective
 from . import checks
 from . import constraint as constraints
 from . import objective as objectives
+from .diagnosis import check_finite, check_moving, warn_of_broken
 from .objective import View, look
 
-__all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "ZeroGradientError", "manipulation"]
+__all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "manipulation"]
 
 DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1.0, objectives.keep_output()))
-
-
-class ZeroGradientError(ValueError):
-    """The objective does not depend on the image to first order: the attack could not move."""
 
 
 class Manipulated(NamedTuple):
     """The outcome of an attack, batched; every value belongs to the ORIGINAL model at the best iterate."""
 
-    pixels: Array  # Float[b, h, w, c] in [0, 1]
-    heatmap: Array  # Float[b, h', w']
+    pixels: Array  # Float[b, h, w, c], or Float[b, ...], in [0, 1]
+    heatmap: Array  # Float[b, h', w'], one value for each place
     logits: Array  # Float[b, classes]
     clean: View  # the start, batched
     loss: Array  # Float[b], the objective
@@ -56,6 +53,7 @@ class _State(NamedTuple):
     done: Array
     loss: Array
     moving: Array
+    broken: Array  # the step whose gradient was not finite, or -1: there the image stops
 
 
 def manipulation(
@@ -64,15 +62,16 @@ def manipulation(
     surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
     accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
     stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
-    start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+    start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
 ) -> Callable[..., Manipulated]:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
     It minimises `objective` over the pixels by projected gradient steps on the surrogate model, whose outputs are held
     to its own at the clean image, and returns, for each image, the iterate with the lowest objective under the original
-    model among those that `accept` admits. Images do not interact. One compilation serves all calls of one shape; pass
-    a model with large parameters as `jax.tree_util.Partial(apply, params)`, so that they are arguments of the compiled
-    step and not constants in it.
+    model among those that `accept` admits. Images do not interact. One compilation serves all calls of one shape. Each
+    call reads the model and preprocess anew, so a module that changed in place is attacked as it is; the arrays that
+    they hold are arguments of the compiled step. Whatever else is passed here (the explanation, the objective, what
+    they close over) is read once, when it is compiled.
 
     Args:
       explanation: what to manipulate, differentiated in every step.
@@ -88,16 +87,31 @@ def manipulation(
       restarts: repetitions, the first from the clean image (plus `start_noise`), the others from noise.
       start_noise: half-width of the uniform noise added to the start, in pixels; restarts use at least 1/255.
       preprocess: pixels -> the network's input, one image; maps are taken at the network's input.
+      channels: the axis of the network's input that heat maps sum over, None where every entry is a place of its own;
+        by default the last of three or more axes, none of one or two (a sequence [t, c] says -1, channels first 0).
 
     The returned function takes
-      model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1];
+      model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1], or rows [b, n], sequences [b, t, c], volumes
+        [b, d, h, w, c] ...; what has other units is scaled to [0, 1], and back in preprocess;
       goal: target heat maps Float[b, h', w'] that sum to 1, or None for objectives that have none;
       labels: Int[b], the classes explained; default the clean predictions;
       key: a typed PRNG key; one is split off for every image, and a fresh one drawn in every step;
       callback: called with a Progress at every verdict.
 
-    Raises ValueError for bad input before any computation, and ZeroGradientError after the first step when the gradient
-    vanishes identically, as it does for the gradient of a piecewise linear model without a surrogate.
+    Raises ValueError for bad input before any computation, NonFiniteError when the clean logits or map, or the gradient
+    of the first step, are not finite, and ZeroGradientError when that gradient is zero everywhere, as it is for the
+    gradient of a piecewise linear model without a surrogate. An image whose gradient is not finite later stops there,
+    with one RuntimeWarning; its best iterate so far is what counts.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import attack, explain, smooth
+    >>> net = lambda x: jnp.stack([jnp.sum(x**3), 0.0])  # of four numbers: a row of a table
+    >>> rows, goal = jnp.array([[0.2, 0.4, 0.6, 0.8]]), jnp.full((1, 4), 0.25)
+    >>> manipulate = attack.manipulation(explain.gradient(), steps=50, surrogate=smooth.none())
+    >>> found = manipulate(net, rows, goal, key=jax.random.key(0))
+    >>> apart = lambda view: float(jnp.abs(view.heatmap - goal).sum())
+    >>> found.heatmap.shape, apart(found) < apart(found.clean)
+    ((1, 4), True)
     """
     for name, value in (("steps", steps), ("judge_every", judge_every), ("restarts", restarts)):
         if value < 1:
@@ -112,16 +126,17 @@ def manipulation(
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def begin(model, pixels, label, goal, key):
-        settings = surrogate.fit(model, preprocess(pixels))
-        clean = look(judge_explanation, model, preprocess, pixels, label, key)
+    def begin(network, pixels, label, goal, key):
+        settings = surrogate.fit(network.model, network.preprocess(pixels))
+        clean = look(judge_explanation, *network, pixels, label, key, channels)
         return settings, clean, objective(clean, clean, goal)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, None))
-    def anchored(model, clean, settings, i):
+    def anchored(network, clean, settings, i):
         """The clean image as the surrogate classifies it: what the outputs of the next steps are held to."""
-        return clean._replace(logits=surrogate.rewrite(model, settings, progress(i))(preprocess(clean.pixels)))
+        f = surrogate.rewrite(network.model, settings, progress(i))
+        return clean._replace(logits=f(network.preprocess(clean.pixels)))
 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, 0, None))
@@ -132,26 +147,29 @@ def manipulation(
         return pixels, optimizer.init(pixels)
 
     @partial(jax.jit, donate_argnames="state")
-    def step(model, state, settings, clean, goal, label, key, i):
+    def step(network, state, settings, clean, goal, label, key, i):
         def one(state, settings, clean, goal, label, key):
             def loss(pixels):
-                f = surrogate.rewrite(model, settings, progress(i))
-                now = look(explanation, f, preprocess, pixels, label, jax.random.fold_in(key, i))
+                f = surrogate.rewrite(network.model, settings, progress(i))
+                now = look(explanation, f, network.preprocess, pixels, label, jax.random.fold_in(key, i), channels)
                 return objective(now, clean, goal)
 
             value, gradient = jax.value_and_grad(loss)(state.pixels)
             update, optimizer_state = optimizer.update(gradient, state.optimizer, state.pixels)
             pixels = project(optax.apply_updates(state.pixels, update), clean.pixels)
-            moved = state._replace(pixels=pixels, optimizer=optimizer_state, loss=value,
-                                   moving=jnp.any(gradient != 0))
-            return jax.tree.map(lambda new, old: jnp.where(state.done, old, new), moved, state)
+            moved = state._replace(pixels=pixels, optimizer=optimizer_state, loss=value)
+            broken = jnp.where((state.broken < 0) & ~(jnp.isfinite(value) & jnp.isfinite(gradient).all()), i,
+                               state.broken)
+            held = state.done | (broken >= 0)
+            kept = jax.tree.map(lambda new, old: jnp.where(held, old, new), moved, state)
+            return kept._replace(moving=jnp.any(gradient != 0), broken=jnp.where(state.done, state.broken, broken))
 
         return jax.vmap(one)(state, settings, clean, goal, label, key)
 
     @partial(jax.jit, donate_argnames="state")
-    def judge(model, state, clean, goal, label, key, i):
+    def judge(network, state, clean, goal, label, key, i):
         def one(state, clean, goal, label, key):
-            now = look(judge_explanation, model, preprocess, state.pixels, label, key)
+            now = look(judge_explanation, *network, state.pixels, label, key, channels)
             value = objective(now, clean, goal)
             better = accept(now, clean, goal) & (value < state.best_loss) & ~state.done
             keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
@@ -163,34 +181,33 @@ def manipulation(
 
     def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
                    key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        pixels = checks.checked_pixels(pixels)
-        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        classes, map_shape = checks.shapes(model, judge_explanation, preprocess, pixels)
-        goal = checks.checked_goal(goal, len(pixels), map_shape)
-        labels = checks.predictions(model, preprocess, pixels) if labels is None else checks.checked_labels(
-            labels, len(pixels), classes)
+        network, pixels, labels, goal = checks.prepared(model, judge_explanation, preprocess, channels, pixels, labels,
+                                                        goal)
         keys = jax.random.split(key, len(pixels))
-        settings, clean, loss = begin(model, pixels, labels, goal, keys)
+        settings, clean, loss = begin(network, pixels, labels, goal, keys)
+        check_finite(clean)
         best = jax.tree.map(jnp.copy, clean), loss, jnp.zeros(len(pixels), jnp.int32)
         done = jnp.zeros(len(pixels), bool)
         for r in range(restarts):
             noise = max(start_noise, 1 / 255) if r else start_noise
             start, optimizer_state = restart(pixels, jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r), noise)
-            state = _State(start, optimizer_state, *best, done, jnp.zeros(len(pixels)), jnp.ones(len(pixels), bool))
+            each = lambda value: jnp.full(len(pixels), value)
+            state = _State(start, optimizer_state, *best, done, each(0.0), each(True), each(-1))
             for i in range(steps):
                 if i % judge_every == 0:
-                    anchor = anchored(model, clean, settings, i + judge_every // 2)
-                state = step(model, state, settings, anchor, goal, labels, keys, i)
+                    anchor = anchored(network, clean, settings, i + judge_every // 2)
+                state = step(network, state, settings, anchor, goal, labels, keys, i)
                 if i == r == 0:
-                    _check_moving(state, goal)
+                    check_moving(state, network, surrogate, settings, clean, anchor, goal)
                 if (i + 1) % judge_every == 0 or i + 1 == steps:
-                    state = judge(model, state, clean, goal, labels, keys, r * steps + i + 1)
+                    state = judge(network, state, clean, goal, labels, keys, r * steps + i + 1)
                     if callback:
                         callback(Progress(r * steps + i + 1, restarts * steps, *jax.device_get(
                             (state.loss, state.best_loss, state.best.heatmap, state.done))))
                     if stop is not None and bool(state.done.all()):
                         break
             best, done = (state.best, state.best_loss, state.best_step), state.done
+            warn_of_broken(state, steps)
         found, loss, at = best
         return Manipulated(found.pixels, found.heatmap, found.logits, clean, loss, at)
 
@@ -202,12 +219,3 @@ def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.Gradient
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
-
-
-def _check_moving(state, goal):
-    stuck = ~np.asarray(state.moving) & ~((np.asarray(state.loss) == 0) & (goal is not None))
-    if stuck.any():
-        raise ZeroGradientError(
-            f"the objective's gradient is exactly zero for image {int(stuck.argmax())}: a piecewise linear model has "
-            "no second derivative; set surrogate=smooth.relative() (or start_noise, for objectives that are flat at "
-            "the clean image)")

@@ -14,24 +14,31 @@ import jax.numpy as jnp
 
 from .. import explain
 from ..metrics import kl_divergence
-from ..types import Array, ArrayLike, Explanation, Model, Objective
+from ..types import Array, ArrayLike, Channels, Explanation, Model, Objective
 
 __all__ = ["View", "center", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "look", "match_map",
            "move_mass_center", "raise_region", "same_prediction", "top", "top_k_hidden", "weighted"]
 
 
 class View(NamedTuple):
-    """One image as a model and an explanation see it."""
+    """One image, or another input, as a model and an explanation see it."""
 
     pixels: Array  # Float[h, w, c] in [0, 1]
-    heatmap: Array  # Float[h', w'], sums to 1
+    heatmap: Array  # Float[h', w'], sums to 1: one value for each place
     logits: Array  # Float[classes]
 
 
-def look(e: Explanation, f: Model, preprocess: Callable[[Array], Array], pixels: Array, label, key) -> View:
-    """One image as the model f and the explanation e see it, from one trace."""
-    map, logits = explain.with_logits(e)(f, preprocess(pixels), label, key=key)
-    return View(pixels, explain.heatmap(map), logits)
+def look(e: Explanation, f: Model, preprocess: Callable[[Array], Array], pixels: Array, label, key,
+         channels: Channels = "auto") -> View:
+    """One image as the model f and the explanation e see it, from one trace.
+
+    channels: the axis of the network's input that no heat map has, see `explain.heatmap`. A map with fewer axes than
+    the input, as a class activation map, has none; of one with more axes nothing is known ("auto").
+    """
+    x = preprocess(pixels)
+    map, logits = explain.with_logits(e)(f, x, label, key=key)
+    here = channels if map.ndim == x.ndim else None if map.ndim < x.ndim else "auto"
+    return View(pixels, explain.heatmap(map, channels=here), logits)
 
 
 def weighted(*terms: tuple[float, Objective]) -> Objective:
@@ -49,7 +56,13 @@ def weighted(*terms: tuple[float, Objective]) -> Objective:
 
 def match_map() -> Objective:
     """N^2 * mean squared error between the heat map and the goal, a heat map that sums to 1."""
-    return lambda now, clean, goal: now.heatmap.size * jnp.sum((now.heatmap - goal) ** 2)
+
+    def term(now, clean, goal):
+        if goal is None:
+            raise ValueError("match_map needs a goal: pass the target heat maps to the attack")
+        return now.heatmap.size * jnp.sum((now.heatmap - goal) ** 2)
+
+    return term
 
 
 def keep_output() -> Objective:
@@ -79,7 +92,7 @@ def hide_top_k(k: int) -> Objective:
 
 
 def move_mass_center() -> Objective:
-    """Minus the squared distance, in pixels, from the clean centre of mass (Ghorbani et al. 2019).
+    """Minus the squared distance, in pixels, from the clean centre of mass, along all axes (Ghorbani et al. 2019).
 
     Its gradient is zero at the clean image: start from noise (`start_noise`).
     """
@@ -87,11 +100,17 @@ def move_mass_center() -> Objective:
 
 
 def raise_region(mask: ArrayLike) -> Objective:
-    """Minus the mass inside a region, mask: Bool[h', w'] (Ghorbani et al. 2019, targeted attack)."""
+    """Minus the mass inside a region, mask: Bool[h', w'], as the heat map (Ghorbani et al. 2019, targeted attack)."""
     inside = jnp.asarray(mask)
     if not bool(jnp.any(inside)):
         raise ValueError("the region is empty: mask has no True")
-    return lambda now, clean, goal: -jnp.sum(now.heatmap * inside)
+
+    def term(now, clean, goal):
+        if inside.shape != now.heatmap.shape:
+            raise ValueError(f"the mask of a region has the heat map's shape {now.heatmap.shape}, got {inside.shape}")
+        return -jnp.sum(now.heatmap * inside)
+
+    return term
 
 
 def same_prediction(now: View, clean: View, goal) -> Array:
@@ -106,10 +125,12 @@ def top_k_hidden(k: int) -> Callable[[View, View, Array], Array]:
 
 def top(heatmap: Array, k: int) -> Array:
     """Int[k]: the flat positions of the k largest values, ties to the first."""
+    if k > heatmap.size:
+        raise ValueError(f"the leading pixels of a heat map {heatmap.shape} are at most {heatmap.size}, got k={k}")
     return jax.lax.top_k(heatmap.ravel(), k)[1]
 
 
 def center(heatmap: Array) -> Array:
-    """Float[2]: the centre of a heat map that sums to 1, in pixels; of zeros, the first pixel."""
-    rows, columns = (jnp.arange(n, dtype=heatmap.dtype) for n in heatmap.shape)
-    return jnp.stack([heatmap.sum(1) @ rows, heatmap.sum(0) @ columns])
+    """Float[axes]: the centre of a heat map that sums to 1, in pixels, one coordinate for each axis; of zeros, 0."""
+    marginal = lambda axis: heatmap.sum(tuple(other for other in range(heatmap.ndim) if other != axis))
+    return jnp.stack([marginal(k) @ jnp.arange(n, dtype=heatmap.dtype) for k, n in enumerate(heatmap.shape)])

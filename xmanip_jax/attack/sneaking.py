@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import geometry
+from .. import explain, geometry
 from ..geometry.base import check_count, check_positive, repeat
 from ..types import Array, ArrayLike, Explanation, Model
 from . import checks
+from .diagnosis import check_slopes
 
 __all__ = ["Sneaked", "sneaking"]
 
@@ -22,7 +23,7 @@ class Sneaked(NamedTuple):
     What failed has success False, and nan for every number.
     """
 
-    pixels: Array  # Float[m, b, h, w, c] in [0, 1]
+    pixels: Array  # Float[m, b, h, w, c], or Float[m, b, ...], in [0, 1]
     success: Array  # Bool[m, b]: the target is predicted
     epsilon: Array  # Float[m, b], in pixels
     gamma: Array  # Float[m, b], the largest weight of the distance with which the attack succeeds
@@ -36,7 +37,7 @@ def sneaking(
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
     first_gamma: float = 5e-5, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
 ) -> Callable[..., Sneaked]:
-    """An attack `sneak(model, pixels, targets, *, labels=None) -> Sneaked` on a batch (ISA, Boopathy et al. 2020).
+    """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
     It minimises max(max over c != target of f_c - f_target, -kappa) + gamma * distance within epsilon of each pixel,
     by `steps` moves of step * epsilon * clip(1000 gradient, -1, 1) from the image itself. First the smallest epsilon
@@ -47,14 +48,18 @@ def sneaking(
       explanation: differentiated once; CAM needs no second derivative.
       distance: `(explanation, f, x, z, (label, target)) -> Float[]`, for example `defend.two_class_discrepancy`: for
         complete maps of M cells proposition 1 keeps it above M / 2 (f_label(x) - f_target(x)) wherever the attack
-        succeeds. A distance of one class has no such bound.
+        succeeds. A distance of one class has no such bound. The explanation that it is given has the image's key bound.
       multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
         first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there.
 
-    The returned function takes pixels: Float[b, h, w, c] in [0, 1]; targets: Int[b], the classes to be predicted;
-    labels: Int[b], by default the clean predictions. rounds + (rounds + 1) * multiples compiled calls.
+    The returned function takes pixels: Float[b, h, w, c], or any Float[b, ...], in [0, 1]; targets: Int[b], the classes
+    to be predicted; labels: Int[b], by default the clean predictions; key: of an explanation that averages over noise,
+    whose draws are those of its image throughout: the same at the image and at what becomes of it, in every step.
+    rounds + (rounds + 1) * multiples compiled calls.
 
-    Raises ValueError for counts and numbers out of range, and for a target that is the label.
+    Raises ValueError for counts and numbers out of range, for a target that is the label, and without a key where the
+    explanation needs one; NonFiniteError where the clean logits, or the gradient there, are not finite. What is not
+    finite later has not succeeded.
 
     >>> from xmanip_jax import defend, explain
     >>> e = explain.gradient_x_input()
@@ -71,28 +76,35 @@ def sneaking(
     if not multiples or multiples[0] < 1 or np.any(np.diff(multiples) <= 0):
         raise ValueError(f"multiples ascend from at least 1, got {multiples}")
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def attempt(model, x, classes, epsilon, gamma):
-        """(pixels, whether they are predicted as the target)."""
-        f = lambda pixels: model(preprocess(pixels))
-        box = geometry.ball(x, epsilon, 0, 1)
-
-        def loss(z):
-            logits = f(z)
-            others = jnp.where(jnp.arange(len(logits)) == classes[1], -jnp.inf, logits).max()
-            apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
-            return jnp.maximum(others - logits[classes[1]], -kappa) + gamma * apart
-
-        move = lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * jax.grad(loss)(z), -1, 1), *box)
-        z = repeat(move, x, steps)
-        return z, f(z).argmax() == classes[1]
+    def loss(z, network, x, classes, key, gamma):
+        model, preprocess = network
+        logits = model(preprocess(z))
+        others = jnp.where(jnp.arange(len(logits)) == classes[1], -jnp.inf, logits).max()
+        apart = distance(_bound(explanation, key), model, preprocess(x), preprocess(z), classes)
+        return jnp.maximum(others - logits[classes[1]], -kappa) + gamma * apart
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0))
-    def measure(model, x, z, classes):
-        map = explanation(model, preprocess(x), classes[0])
-        apart = distance(explanation, model, preprocess(x), preprocess(z), classes)
+    def begin(network, x, classes, key):
+        """The clean logits, and the gradient of the objective there."""
+        return network.model(network.preprocess(x)), jax.grad(loss)(x, network, x, classes, key, first_gamma)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+    def attempt(network, x, classes, key, epsilon, gamma):
+        """(pixels, whether they are predicted as the target)."""
+        box = geometry.ball(x, epsilon, 0, 1)
+        slope = lambda z: jax.grad(loss)(z, network, x, classes, key, gamma)
+        z = repeat(lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * slope(z), -1, 1), *box), x, steps)
+        hit = network.model(network.preprocess(z)).argmax() == classes[1]
+        return z, hit & jnp.isfinite(z).all()
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    def measure(network, x, z, classes, key):
+        (model, preprocess), e = network, _bound(explanation, key)
+        map = e(model, preprocess(x), classes[0])
+        apart = distance(e, model, preprocess(x), preprocess(z), classes)
         return apart, apart / (map.max() - map.min())
 
     def bisect(attempted, found, first, smallest):
@@ -107,27 +119,25 @@ def sneaking(
             middle = (low + high) / 2
         return found
 
-    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None) -> Sneaked:
-        x = checks.checked_pixels(pixels)
-        model = model if isinstance(model, jax.tree_util.Partial) else jax.tree_util.Partial(model)
-        count = checks.shapes(model, explanation, preprocess, x)[0]
-        labels = checks.predictions(model, preprocess, x) if labels is None else checks.checked_labels(
-            labels, len(x), count)
-        targets = checks.checked_labels(targets, len(x), count)
+    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None,
+              key: Array | None = None) -> Sneaked:
+        network, x, labels, _ = checks.prepared(model, _bound(explanation, key), preprocess, "auto", pixels, labels)
+        keys = None if key is None else jax.random.split(key, len(x))
+        targets = checks.checked_labels(targets, len(x), checks.classes(network, x))
         if same := np.flatnonzero(labels == targets).tolist():
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
         classes, zero = jnp.stack([labels, targets], 1), jnp.zeros(len(x), x.dtype)
         none = x, zero > 0, zero
-        start, reached, epsilon = bisect(lambda epsilon: attempt(model, x, classes, epsilon, zero), none, first_epsilon,
-                                         True)
+        check_slopes(*begin(network, x, classes, keys))
+        attempted = partial(attempt, network, x, classes, keys)
+        start, reached, epsilon = bisect(lambda epsilon: attempted(epsilon, zero), none, first_epsilon, True)
         rows = []
         for multiple in multiples:
             within = jnp.minimum(multiple * epsilon, 1)
-            z, hit = (start, reached) if multiple == 1 else attempt(model, x, classes, within, zero)
-            z, hit, gamma = bisect(lambda gamma, w=within: attempt(model, x, classes, w, gamma), (z, hit, zero),
-                                   first_gamma, False)
+            z, hit = (start, reached) if multiple == 1 else attempted(within, zero)
+            z, hit, gamma = bisect(partial(attempted, within), (z, hit, zero), first_gamma, False)
             success = hit & reached
-            numbers = within, gamma, *measure(model, x, z, classes)
+            numbers = within, gamma, *measure(network, x, z, classes, keys)
             rows.append((z, success, *(jnp.where(success, v, jnp.nan) for v in numbers)))
         z, success, within, gamma, apart, normalised = map(jnp.stack, zip(*rows, strict=True))
         least = jax.lax.cummin(jnp.where(success, normalised, jnp.inf), axis=0)
@@ -136,6 +146,11 @@ def sneaking(
         return Sneaked(z, success, within, gamma, apart, least, slope)
 
     return sneak
+
+
+def _bound(e, key):
+    """`e` with its key given; None is left to e, which may need one."""
+    return explain.explanation(lambda f, x, target, **_: explain.with_logits(e)(f, x, target, key=key))
 
 
 def _chosen(hit, new, old):

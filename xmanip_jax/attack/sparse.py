@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..types import Array, Explanation
+from ..metrics.places import along_channels, over_channels
+from ..types import Array, Channels, Explanation
+from . import checks
+from .diagnosis import check_finite
 from .manipulate import Manipulated
 from .objective import View, look, same_prediction, top
 
@@ -20,15 +23,16 @@ __all__ = ["greedy_pixels", "release_pixels"]
 
 
 class GreedyState(NamedTuple):
-    """used: Bool[h, w], the pixels released so far."""
+    """used: Bool[h, w], the pixels released so far; Bool[...] over the places of other inputs."""
 
     used: Array
 
 
-def greedy_pixels() -> optax.GradientTransformation:
+def greedy_pixels(*, channels: Channels = "auto") -> optax.GradientTransformation:
     """Pass the gradient on at the released pixels only, one more each step: the largest channel-l1 among the rest.
 
-    Chain it before any optimiser; with `steps = K` at most K pixels change.
+    Chain it before any optimiser; with `steps = K` at most K pixels change. channels: the axis of the pixels that a
+    pixel extends along; None: every entry is a pixel; see `explain.heatmap`.
 
     >>> import optax
     >>> from xmanip_jax import attack
@@ -36,45 +40,54 @@ def greedy_pixels() -> optax.GradientTransformation:
     """
 
     def init(pixels):
-        return GreedyState(jnp.zeros(pixels.shape[:-1], bool))
+        return GreedyState(jnp.zeros(over_channels(pixels, channels).shape, bool))
 
     def update(gradient, state, params=None):
-        size = jnp.where(state.used, -1, jnp.abs(gradient).sum(-1))
+        size = jnp.where(state.used, -1, over_channels(jnp.abs(gradient), channels))
         used = state.used.ravel().at[size.argmax()].set(True).reshape(state.used.shape)
-        return jnp.where(used[..., None], gradient / jnp.abs(gradient).sum().clip(1e-30), 0), GreedyState(used)
+        inside = along_channels(used, gradient.ndim, channels)
+        return jnp.where(inside, gradient / jnp.abs(gradient).sum().clip(1e-30), 0), GreedyState(used)
 
     return optax.GradientTransformation(init, update)
 
 
 def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
-                   preprocess: Callable[[Array], Array] = lambda pixels: pixels) -> Callable[..., Manipulated]:
+                   preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
+                   ) -> Callable[..., Manipulated]:
     """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
 
     Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
     model, the overlap of the current and the clean k leading pixels does not grow, the cosine distance of the heat
     maps falls by at most `tolerance`, and the prediction is kept. One explanation for each pixel tried.
+
+    channels: as in `random_search`. Raises ValueError for bad input, NonFiniteError where the result's logits or maps
+    are not finite.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
-    def attempt(model, now, clean, pixel, label, key):
-        pixels = now.pixels.reshape(-1, now.pixels.shape[-1])
-        trial = pixels.at[pixel].set(clean.pixels.reshape(pixels.shape)[pixel]).reshape(now.pixels.shape)
-        new = look(explanation, model, preprocess, trial, label, key)
+    def attempt(network, now, clean, pixel, label, key):
+        size = over_channels(now.pixels, channels)
+        chosen = (jnp.arange(size.size) == pixel).reshape(size.shape)
+        trial = jnp.where(along_channels(chosen, now.pixels.ndim, channels), clean.pixels, now.pixels)
+        new = look(explanation, *network, trial, label, key, channels)
         overlap = lambda view: jnp.isin(top(view.heatmap, k), top(clean.heatmap, k)).sum()
         kept = (overlap(new) <= overlap(now)) & same_prediction(new, clean, None) & (
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
     def release(model, result, *, labels, key):
-        moved = jnp.abs(result.pixels - result.clean.pixels).sum(-1).reshape(len(labels), -1)
+        network, _, labels, _ = checks.prepared(model, explanation, preprocess, channels, result.pixels, labels)
+        check_finite(result, "the changed image")
+        moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
+            result.pixels - result.clean.pixels)
         order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)
         keys = jax.random.split(key, len(labels))
         now = View(result.pixels, result.heatmap, result.logits)
         for i in range(int((moved > 0).sum(1).max())):
-            now = attempt(model, now, result.clean, order[:, i], labels, keys)
+            now = attempt(network, now, result.clean, order[:, i], labels, keys)
         return result._replace(pixels=now.pixels, heatmap=now.heatmap, logits=now.logits)
 
     return release

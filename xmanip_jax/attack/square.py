@@ -1,5 +1,6 @@
-"""A search that looks at no gradient: random squares (Square attack, Andriushchenko et al. 2020)."""
+"""A search that looks at no gradient: random squares (Square attack, Andriushchenko et al. 2020), boxes, intervals."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -7,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, Explanation
+from ..metrics.places import channel_axis
+from ..types import Array, ArrayLike, Channels, Explanation, Model
 from . import change as changes
 from . import constraint as constraints
 from .change import Changed, Distance, draw, score
@@ -23,18 +25,22 @@ class _Walk(NamedTuple):
 
 def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500, restarts: int = 1,
                   distance: Distance = changes.correlation_lost, area: float = 0.8,
-                  preprocess: Callable[[Array], Array] = lambda pixels: pixels) -> Callable[..., Changed]:
+                  preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
+                  ) -> Callable[..., Changed]:
     """The largest change of an explanation found without its gradient: `search(model, pixels, *, labels=None, key)`.
 
     From random vertical stripes of +-epsilon, each step sets a random square to +-epsilon, a sign for each channel,
     and stays there if the explanation changes more and the prediction stays (Square attack for the l-infinity ball,
     Andriushchenko et al. 2020). The square covers `area` of the image at first, and is halved when 0.001, 0.005, 0.02,
-    0.05, 0.1, 0.2, 0.4, 0.6 and 0.8 of the steps are done. It sees what masks its gradients: beside `largest_change`,
-    whose arguments and result it shares, it is a check for `flags`.
+    0.05, 0.1, 0.2, 0.4, 0.6 and 0.8 of the steps are done. In an input of other axes it is an interval, or a box of
+    equal sides, and along a single axis each place starts with a sign of its own. It sees what masks its gradients:
+    beside `largest_change`, whose arguments and result it shares, it is a check for `flags`.
 
     Args: those of `largest_change`;  steps: explanations computed in each restart (2 forward passes for a gradient).
+      channels: also of the pixels, where preprocess keeps their shape; else these have theirs last ("auto").
 
-    Raises ValueError for bad input before any computation.
+    Raises ValueError for bad input before any computation, and NonFiniteError where the clean logits or map are not
+    finite. A map that is not finite counts as unchanged.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import attack, explain
@@ -51,34 +57,50 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     if not 0 < area <= 1:
         raise ValueError(f"area is a share of the image in (0, 1], got {area}")
 
-    def stripes(key, clean):
-        return clean + epsilon * jax.random.rademacher(key, (1, *clean.shape[1:]), clean.dtype)
+    def stripes(key, clean, axis):
+        """Signs that are constant along the first axis of places; along a single one, they change at every place."""
+        first, *others = (k for k in range(clean.ndim) if k != axis)
+        shape = [1 if k == first and others else n for k, n in enumerate(clean.shape)]
+        return clean + epsilon * jax.random.rademacher(key, shape, clean.dtype)
 
-    def square(key, pixels, clean, share):
-        h, w, c = pixels.shape
-        side = jnp.clip(jnp.round(jnp.sqrt(share * h * w)), 1, min(h, w))
-        rows, columns, signs = jax.random.split(key, 3)
-        covers = lambda key, n: jnp.abs(jnp.arange(n) - (jax.random.randint(key, (), 0, n - side.astype(int) + 1) + (
-            side - 1) / 2)) <= (side - 1) / 2
-        inside = covers(rows, h)[:, None, None] & covers(columns, w)[:, None]
-        return jnp.where(inside, clean + epsilon * jax.random.rademacher(signs, (c,), pixels.dtype), pixels)
+    def square(key, pixels, clean, axis, share):
+        """A box of about `share` of all places, its sides equal where the input is long enough; a sign a channel."""
+        places = [k for k in range(pixels.ndim) if k != axis]
+        size = math.prod(pixels.shape[k] for k in places)
+        *keys, signs = jax.random.split(key, len(places) + 1)
+        inside = True
+        for key, k in zip(keys, places, strict=True):
+            n = pixels.shape[k]
+            side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n)
+            start = jax.random.randint(key, (), 0, n - side.astype(int) + 1)
+            covered = (jnp.arange(n) >= start) & (jnp.arange(n) < start + side)
+            inside &= jnp.expand_dims(covered, [other for other in range(pixels.ndim) if other != k])
+        sign = jax.random.rademacher(signs, [n if k == axis else 1 for k, n in enumerate(pixels.shape)], pixels.dtype)
+        return jnp.where(inside, clean + epsilon * sign, pixels)
 
     @partial(jax.jit, donate_argnames="now")
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None, None))
-    def step(model, now, clean, label, key, i, share):
+    def step(network, now, clean, label, key, i, share):
         chance = draw(key, 0, i)
-        trial = jnp.where(i % steps == 0, stripes(chance, clean.pixels),
-                          square(chance, now.best.pixels, clean.pixels, share))
-        seen = look(explanation, model, preprocess, project(trial, clean.pixels), label, key)
+        kept = jax.eval_shape(lambda p: network.preprocess(p), clean.pixels).shape == clean.pixels.shape
+        axis = channel_axis(clean.pixels.ndim, channels if kept else "auto")
+        trial = jnp.where(i % steps == 0, stripes(chance, clean.pixels, axis),
+                          square(chance, now.best.pixels, clean.pixels, axis, share))
+        seen = look(explanation, *network, project(trial, clean.pixels), label, key, channels)
         value = score(seen, clean, distance)
         keep = lambda new, old: jax.tree.map(partial(jnp.where, value > now.value), new, old)
         return _Walk(keep(seen, now.best), keep(value, now.value))
 
-    def restart(model, clean, labels, keys, r):
+    def restart(network, clean, labels, keys, r):
         now = _Walk(jax.tree.map(jnp.copy, clean), jnp.full(len(labels), -jnp.inf, clean.pixels.dtype))
         for i in range(steps):
             halvings = sum(i >= steps * part for part in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
-            now = step(model, now, clean, labels, keys, r * steps + i, area / 2**halvings)
+            now = step(network, now, clean, labels, keys, r * steps + i, area / 2**halvings)
         return now.best, now.value, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
-    return changes.searching(restart, explanation, distance, preprocess, epsilon, restarts, steps)
+    run = changes.searching(explanation, distance, preprocess, channels)
+
+    def search(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+        return run(restart, model, pixels, labels, key, epsilon, restarts, steps)
+
+    return search

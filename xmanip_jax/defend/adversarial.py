@@ -14,7 +14,7 @@ __all__ = ["adversarial", "local_linearity", "trades"]
 def adversarial(a: Ascent) -> Penalty:
     """No penalty, but the cross entropy of the neighbour where it is largest (Madry et al. 2018). Needs a key.
 
-    Costs 2 steps + 3 forward passes a training step.
+    Its value is 0, whatever its weight. Costs 2 steps + 3 forward passes a training step.
 
     >>> linear = lambda params, state, x: params * x
     >>> p = adversarial(Ascent(0.1, 0.1, 1, random_start=False))
@@ -23,10 +23,11 @@ def adversarial(a: Ascent) -> Penalty:
     """
 
     def core(f, x, y, key):
-        logits = f(ascend(lambda z: cross_entropy(f(z), y), x, key, a))
-        return jnp.zeros((), logits.dtype), logits
+        z = ascend(lambda z: cross_entropy(f(z), y), x, key, a)
+        logits = f(z)
+        return jnp.zeros((), logits.dtype), logits, z
 
-    return penalty(core)
+    return penalty(core, moves=True, unit=a.unit)
 
 
 def trades(a: Ascent) -> Penalty:
@@ -45,7 +46,7 @@ def trades(a: Ascent) -> Penalty:
         attacked = ascend(lambda z: kl_divergence(fixed, f(z)), x, key, a)
         return kl_divergence(logits, f(attacked)), logits
 
-    return penalty(core)
+    return penalty(core, unit=a.unit)
 
 
 def local_linearity(a: Ascent, *, slope: float = 0.3, output: str = "loss") -> Penalty:
@@ -84,4 +85,4 @@ def local_linearity(a: Ascent, *, slope: float = 0.3, output: str = "loss") -> P
         z = ascend(lambda z: gap(z, *jax.lax.stop_gradient((here, gradient))), x, key, a)
         return gap(z, here, gradient) + slope * jnp.abs(jnp.sum(gradient * (z - x))), logits
 
-    return penalty(core)
+    return penalty(core, unit=a.unit)

@@ -7,30 +7,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, Model, Penalty
+from ..types import Array, ArrayLike, Model, Penalty
 
-__all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "penalty", "training_loss", "with_logits"]
+__all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "of_x", "penalty", "totalled", "training_loss",
+           "weighted", "with_logits"]
 
-# core(f, x, y, key) -> (penalty Float[], logits Float[classes] that the cross entropy sees)
-Core = Callable[[Model, Array, Array, Array | None], tuple[Array, Array]]
+# core(f, x, y, key) -> (penalty Float[], logits Float[classes] at x); of a penalty that moves x to z,
+# -> (penalty, logits at z, z)
+Core = Callable[[Model, Array, Array, Array | None], tuple[Array, ...]]
 
 
-def penalty(core: Core) -> Penalty:
+def of_x(pixels: Array) -> Array:
+    """The `unit` of a penalty whose radii are in the unit of x itself."""
+    return pixels
+
+
+def penalty(core: Core, *, moves: bool = False, unit: Callable[[Array], Array] | None = None) -> Penalty:
     """A penalty `(apply, params, state, x, y, key=None) -> Float[]` from its one-trace form.
 
-    The logits that `core` returns beside the value are those of the example that the cross entropy is to be taken at:
-    of x, or of an adversarial neighbour (Adv, Int-Adv). One trace for both saves a sixth of a training step with a
-    Hessian penalty.
+    `core(f, x, y, key) -> (value, logits of x)`: one trace for both saves a sixth of a training step with a Hessian
+    penalty. A function around a penalty has its value only.
+
+    Args:
+      moves: the cross entropy belongs to a neighbour z, which core finds (Adv, Int-Adv):
+        `core(f, x, y, key) -> (value, logits of z, z)`. `training_loss` takes one such term.
+      unit: pixels -> x, for the pixels that its radii and steps count, the identity where they count x itself; None:
+        it has none. `fit` refuses a term whose unit its own preprocess is not.
 
     >>> small = penalty(lambda f, x, y, key: (jnp.sum(f(x) ** 2), f(x)))
     >>> small(lambda params, state, x: params * x, 2.0, None, jnp.ones(3), 0)
     Array(12., dtype=float32)
     """
 
-    def value(apply, params, state, x, y, key=None):
-        return core(partial(apply, params, state), x, y, key)[0]
+    def whole(apply, params, state, x, y, key=None):
+        found = core(partial(apply, params, state), x, y, key)
+        if len(found) != 2 + moves:
+            raise ValueError(f"the core of a penalty with moves={moves} returns {2 + moves} values, got {len(found)}: "
+                             "(value, logits of x), and (value, logits of z, z) with moves=True")
+        return found
 
-    value.with_logits = lambda apply, params, state, x, y, key=None: core(partial(apply, params, state), x, y, key)
+    def value(apply, params, state, x, y, key=None):
+        return whole(apply, params, state, x, y, key)[0]
+
+    value.with_logits = lambda apply, params, state, x, y, key=None: whole(apply, params, state, x, y, key)[:2]
+    value.moved, value.unit = whole if moves else None, unit
     return value
 
 
@@ -98,10 +118,50 @@ def scalar(f: Model, output: str, y: Array) -> Callable[[Array], tuple[Array, Ar
     return score
 
 
+def weighted(*terms: tuple[float, Penalty]) -> Callable[..., tuple[Array, Array, Array]]:
+    """One example's penalties: (apply, params, state, x, y, key) -> (sum of weight * penalty, logits of z, z).
+
+    z is where the cross entropy belongs: where the one term that moves says, wherever it stands among them, else x. The
+    logits come from the trace of that term, or of the first that gives them; without terms, of `no_penalty`.
+
+    Raises ValueError for a negative weight and for two terms that move.
+    """
+    if negative := [w for w, _ in terms if not w >= 0]:
+        raise ValueError(f"weights of a training loss are not negative, got {negative[0]}")
+    weights, penalties = zip(*(terms or ((0.0, no_penalty()),)), strict=True)
+    movers = [i for i, p in enumerate(penalties) if getattr(p, "moved", None)]
+    if len(movers) > 1:
+        raise ValueError(f"terms[{movers[0]}] and terms[{movers[1]}] both move the example that the cross entropy is "
+                         "taken at: train with one of them")
+    traced = [i for i, p in enumerate(penalties) if hasattr(p, "with_logits")]
+    lead = (movers + traced + [0])[0]
+    leading = penalties[lead].moved if movers else with_logits(penalties[lead])
+
+    def one(apply, params, state, x, y, key):
+        keys = [None] * len(weights) if key is None else jax.random.split(key, len(weights))
+        at = lambda p, key: p(apply, params, state, x, y, key)
+        value, logits, *moved = at(leading, keys[lead])
+        values = [value if i == lead else at(p, key) for i, (p, key) in enumerate(zip(penalties, keys, strict=True))]
+        return sum(w * v for w, v in zip(weights, values, strict=True)), logits, moved[0] if movers else x
+
+    return one
+
+
+def totalled(label: float, scale: ArrayLike, logits: Array, ys: Array,
+             penalties: Array) -> tuple[Array, dict[str, Array]]:
+    """The loss of a batch and its numbers, from Float[b, classes], Int[b] and Float[b]; see `training_loss`."""
+    entropy, penalty = jax.vmap(cross_entropy)(logits, ys).mean(), penalties.mean()
+    total = label * entropy + scale * penalty
+    return total, {"loss": total, "cross_entropy": entropy, "penalty": penalty,
+                   "accuracy": jnp.mean(logits.argmax(1) == ys)}
+
+
 def training_loss(*terms: tuple[float, Penalty], label: float = 1.0) -> Callable[..., tuple[Array, dict[str, Array]]]:
     """label * cross entropy + sum of weight * penalty, for a batch.
 
-    The cross entropy is taken at the logits of the first term, `no_penalty` if there is none.
+    The cross entropy, and the accuracy, are those of x, or of the neighbour to which one of the terms moves it,
+    wherever it stands among them: `adversarial`, and what has at="attacked". The weight of that term, and a ramp, are
+    its value's alone.
 
     Args:
       terms: (weight, penalty), weights not negative;  label: weight of the cross entropy, 0 for pure distillation.
@@ -109,26 +169,18 @@ def training_loss(*terms: tuple[float, Penalty], label: float = 1.0) -> Callable
     Returns loss(apply, params, state, xs: Float[b, ...], ys: Int[b], keys: Key[b], scale=1) -> (Float[], {"loss",
     "cross_entropy", "penalty", "accuracy"}); scale multiplies every penalty, for a ramp.
 
-    Raises ValueError for a negative weight.
+    Raises ValueError for a negative weight, and for two terms that move the example.
 
     >>> from xmanip_jax import defend
-    >>> loss = defend.training_loss((1e-3, defend.hessian()))
+    >>> loss = defend.training_loss((1e-3, defend.hessian()), (1.0, defend.adversarial(defend.Ascent(0.1, 0.1, 1))))
     """
-    if negative := [w for w in (label, *(w for w, _ in terms)) if not w >= 0]:
-        raise ValueError(f"weights of a training loss are not negative, got {negative[0]}")
-    first, *rest = terms or ((0.0, no_penalty()),)
-
-    def one(apply, params, state, x, y, key):
-        keys = [None] * (1 + len(rest)) if key is None else jax.random.split(key, 1 + len(rest))
-        value, logits = with_logits(first[1])(apply, params, state, x, y, keys[0])
-        extra = [weight * p(apply, params, state, x, y, k) for (weight, p), k in zip(rest, keys[1:], strict=True)]
-        return cross_entropy(logits, y), first[0] * value + sum(extra), logits.argmax() == y
+    if not label >= 0:
+        raise ValueError(f"weights of a training loss are not negative, got {label}")
+    one = weighted(*terms)
 
     def loss(apply: Callable[..., Any], params, state, xs, ys, keys=None, scale=1.0):
         axes = (None, None, None, 0, 0, None if keys is None else 0)
-        entropy, penalties, right = jax.vmap(one, in_axes=axes)(apply, params, state, xs, ys, keys)
-        parts = {"cross_entropy": entropy.mean(), "penalty": penalties.mean(), "accuracy": right.mean()}
-        total = label * parts["cross_entropy"] + scale * parts["penalty"]
-        return total, {"loss": total, **parts}
+        penalties, logits, _ = jax.vmap(one, in_axes=axes)(apply, params, state, xs, ys, keys)
+        return totalled(label, scale, logits, ys, penalties)
 
     return loss

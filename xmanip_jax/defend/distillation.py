@@ -9,7 +9,7 @@ from .. import explain
 from ..geometry.base import check_positive
 from ..metrics import kl_divergence
 from ..types import Model, Penalty
-from .base import penalty
+from .base import of_x, penalty
 
 __all__ = ["atex"]
 
@@ -66,4 +66,4 @@ def atex(teacher: Model, *, radius: float, shifts: int = 2, neighbours: int = 8,
         keys = jax.vmap(partial(jax.random.split, num=neighbours))(jax.random.split(of_neighbours, shifts))
         return jax.vmap(apart)(offsets, keys).mean(), logits
 
-    return penalty(core)
+    return penalty(core, unit=of_x)

@@ -8,46 +8,50 @@ import jax.numpy as jnp
 from .. import explain
 from ..types import Array, ArrayLike, Explanation, Model, Penalty
 from .base import alignment, cross_entropy, penalty
-from .inner import Ascent, ascend
+from .inner import Ascent, ascend, noise_of
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
 
 
-def two_class_discrepancy(e: Explanation, f: Model, x: Array, z: Array, classes: tuple[ArrayLike, ArrayLike]) -> Array:
+def two_class_discrepancy(e: Explanation, f: Model, x: Array, z: Array, classes: tuple[ArrayLike, ArrayLike], *,
+                          key: Array | None = None) -> Array:
     """(||I(x, t) - I(z, t)||_1 + ||I(x, s) - I(z, s)||_1) / 2 for the classes (t, s) (Boopathy et al. 2020).
 
     For complete maps (those of CAM sum to M times the logit, M cells) and s the prediction at z, it is at least
     (M / 2) (f_t(x) - f_s(x)), whatever the change of x: proposition 1. No map of one class has such a bound.
+
+    key: of the explanation, the same for all four maps: a noisy one differs by x and z alone, not by its noise.
 
     >>> from xmanip_jax import explain
     >>> f = lambda x: jnp.array([1.0, -1.0]) * x.sum()
     >>> two_class_discrepancy(explain.gradient_x_input(), f, jnp.ones(2), -jnp.ones(2), (0, 1))
     Array(4., dtype=float32)
     """
-    return sum(jnp.abs(e(f, x, c) - e(f, z, c)).sum() for c in classes) / 2
+    return sum(jnp.abs(e(f, x, c, key=key) - e(f, z, c, key=key)).sum() for c in classes) / 2
 
 
-def discrepancy(e: Explanation, f: Model, x: Array, z: Array, y: Array, *, one_class: bool = False) -> Array:
+def discrepancy(e: Explanation, f: Model, x: Array, z: Array, y: Array, *, one_class: bool = False,
+                key: Array | None = None) -> Array:
     """What interpretability-aware training penalises: the change of the label's map, and of the others' by their share.
 
     ||I(x, y) - I(z, y)||_1 + sum over i != y of w_i ||I(x, i) - I(z, i)||_1, w the probabilities at z without y,
     renormalised, and differentiated as in the released code; the second part is left out with `one_class`.
 
-    Boopathy et al. 2020, their training objective; in the unit of the map.
+    Boopathy et al. 2020, their training objective; in the unit of the map. key: as in `two_class_discrepancy`.
 
     >>> from xmanip_jax import explain
     >>> f = lambda x: jnp.array([1.0, -1.0]) * x.sum()
     >>> discrepancy(explain.gradient_x_input(), f, jnp.ones(2), -jnp.ones(2), 0)
     Array(8., dtype=float32)
     """
-    return _apart(_maps(e, f, x, y, one_class)[0], *_maps(e, f, z, y, one_class), y)
+    return _apart(_maps(e, f, x, y, key, one_class)[0], *_maps(e, f, z, y, key, one_class), y)
 
 
-def _maps(e, f, x, y, one_class):
+def _maps(e, f, x, y, key, one_class):
     """The maps of all classes, or of y alone, and the logits, from one trace: Float[classes, ...], Float[classes]."""
     classes = jnp.eye(*jax.eval_shape(f, x).shape, dtype=x.dtype)
     targets = classes[jnp.asarray(y)][None] if one_class else classes
-    return jax.vmap(lambda c: explain.with_logits(e)(f, x, c), out_axes=(0, None))(targets)
+    return jax.vmap(lambda c: explain.with_logits(e)(f, x, c, key=key), out_axes=(0, None))(targets)
 
 
 def _apart(here, there, logits, y):
@@ -61,6 +65,8 @@ def _apart(here, there, logits, y):
 def interpretability(a: Ascent, e: Explanation, *, gamma: float = 0.01, inner: str = "same", at: str = "clean",
                      one_class: bool = False) -> Penalty:
     """gamma times the discrepancy to the worst neighbour (Boopathy et al. 2020); needs a key; weight 1.
+
+    An explanation that averages over noise has the same at x and at all its neighbours, other noise in every step.
 
     | the paper's | inner | at | one_class |
     |---|---|---|---|
@@ -86,11 +92,12 @@ def interpretability(a: Ascent, e: Explanation, *, gamma: float = 0.01, inner: s
             raise ValueError(f"{name} is one of {', '.join(known)}, got {value!r}")
 
     def core(f, x, y, key):
-        here, clean = _maps(e, f, x, y, one_class)
+        noise = noise_of(key)
+        here, clean = _maps(e, f, x, y, noise, one_class)
 
         def both(z, here=here):
             """gamma times the discrepancy, and the logits, at z."""
-            there, logits = _maps(e, f, z, y, one_class)
+            there, logits = _maps(e, f, z, y, noise, one_class)
             return gamma * _apart(here, there, logits, y), logits
 
         def same(z):
@@ -99,9 +106,9 @@ def interpretability(a: Ascent, e: Explanation, *, gamma: float = 0.01, inner: s
 
         z = ascend(same if inner == "same" else lambda z: cross_entropy(f(z), y), x, key, a)
         change, attacked = both(z)
-        return change, clean if at == "clean" else attacked
+        return (change, clean) if at == "clean" else (change, attacked, z)
 
-    return penalty(core)
+    return penalty(core, moves=at == "attacked", unit=a.unit)
 
 
 def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: str = "clean") -> Penalty:
@@ -132,9 +139,9 @@ def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: s
 
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0
         z = ascend(lambda z: loss(z) + norm(z, inner_points), x, key, a)
-        return norm(z, points), f(x if at == "clean" else z)
+        return (norm(z, points), f(x)) if at == "clean" else (norm(z, points), f(z), z)
 
-    return penalty(core)
+    return penalty(core, moves=at == "attacked", unit=a.unit)
 
 
 def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Array, Array], Array] | None = None,
@@ -142,7 +149,8 @@ def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Arr
     """distance(A(x), A(z)) at the neighbour z where it is largest (FAR, Ivankay et al. 2021); needs a key.
 
     Args:
-      e: the attribution A of the label;  distance: of two maps, None meaning (1 - Pearson correlation) / 2.
+      e: the attribution A of the label, its noise as in `interpretability`.
+      distance: of two maps, None meaning (1 - Pearson correlation) / 2.
       at: "clean" is their AAT; "attacked" AdvAAT, whose ascent climbs the cross entropy as well.
 
     Raises ValueError for an unknown `at`.
@@ -158,10 +166,12 @@ def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Arr
     apart = distance or (lambda a, b: (1 - alignment(a - a.mean(), b - b.mean())) / 2)
 
     def core(f, x, y, key):
-        here = e(f, x, y)
+        noise = noise_of(key)
+        map = lambda z: e(f, z, y, key=noise)
+        here = map(x)
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0
-        z = ascend(lambda z: loss(z) + apart(jax.lax.stop_gradient(here), e(f, z, y)), x, key, a)
-        there, logits = explain.with_logits(e)(f, z, y)
-        return apart(here, there), f(x) if at == "clean" else logits
+        z = ascend(lambda z: loss(z) + apart(jax.lax.stop_gradient(here), map(z)), x, key, a)
+        there, logits = explain.with_logits(e)(f, z, y, key=noise)
+        return (apart(here, there), f(x)) if at == "clean" else (apart(here, there), logits, z)
 
-    return penalty(core)
+    return penalty(core, moves=at == "attacked", unit=a.unit)

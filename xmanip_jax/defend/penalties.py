@@ -10,8 +10,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from .. import geometry
 from ..explain.heatmap import saliency
 from ..geometry.base import check_positive
+from ..geometry.piecewise import warn_if_it_jumps
 from ..types import Array, Penalty
-from .base import alignment, penalty, scalar
+from .base import alignment, of_x, penalty, scalar
 
 __all__ = ["cure", "gradient_alignment", "gradient_norm", "hessian", "input_density", "interval_width", "lcnn",
            "parameter_penalty", "ranking"]
@@ -40,8 +41,8 @@ def gradient_norm(*, output: str = "loss") -> Penalty:
 def hessian(*, output: str = "logit", samples: int = 1, probe: str = "rademacher") -> Penalty:
     """||H||_F^2 of the output's input Hessian, estimated without bias by ||H v||^2 (Dombrowski et al. 2022).
 
-    A relu network has none: train with softplus. Needs a key. A training step costs 6 + 6 samples forward passes, less
-    what the first layer takes: one probe is 4 plain steps.
+    A relu network has none, a PiecewiseLinearWarning says: train with softplus. Needs a key. A training step costs
+    6 + 6 samples forward passes, less what the first layer takes: one probe is 4 plain steps.
 
     Args:
       output: the paper's choice is not known; its re-implementations take the logit of the label.
@@ -60,8 +61,11 @@ def hessian(*, output: str = "logit", samples: int = 1, probe: str = "rademacher
 
     def core(f, x, y, key):
         vs = _PROBES[probe](key, (samples, *x.shape), x.dtype)
-        _, pull, logits = jax.vjp(jax.grad(scalar(f, output, y), has_aux=True), x, has_aux=True)
-        products = jax.vmap(lambda v: pull(v)[0])(vs)
+        slope = jax.grad(scalar(f, output, y), has_aux=True)
+        _, pull, logits = jax.vjp(slope, x, has_aux=True)
+        product = lambda v: pull(v)[0]
+        warn_if_it_jumps(lambda z: slope(z)[0], x, product)
+        products = jax.vmap(product)(vs)
         return jnp.sum(products**2) / samples, logits
 
     return penalty(core)
@@ -94,7 +98,7 @@ def gradient_alignment(*, radius: float, l2: float = 0.01, cosine: float = 1.0, 
         there, _ = slope(x + jax.random.uniform(key, x.shape, x.dtype, -radius, radius))
         return l2 * jnp.sum((here - there) ** 2) + cosine * (1 - alignment(here, there)) / 2, logits
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def cure(*, step: float, squared: bool = True, output: str = "loss") -> Penalty:
@@ -117,7 +121,7 @@ def cure(*, step: float, squared: bool = True, output: str = "loss") -> Penalty:
         square = jnp.sum((slope(x + z)[0] - here) ** 2)
         return square if squared else _root(square), logits
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def _root(square: Array) -> Array:
@@ -152,7 +156,7 @@ def interval_width(radius: float, *, linear: bool = False) -> Penalty:
         box = geometry.gradient_bounds(f, geometry.ball(x, radius), y, linear=linear)
         return jnp.mean(box.upper - box.lower), f(x)
 
-    return penalty(core)
+    return penalty(core, unit=of_x)
 
 
 def ranking(k: int, *, output: str = "loss") -> Penalty:

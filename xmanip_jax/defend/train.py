@@ -12,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..types import Array, ArrayLike
-from .base import cross_entropy, training_loss
+from .base import totalled, training_loss, weighted
+from .inner import check_units
 
 __all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit", "frozen"]
 
@@ -88,16 +89,20 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
 
     Args:
       net: models.Net, or anything with its apply and train_apply;  training: of `begin`, or a kept one.
-      images: pixels Float[n, h, w, c], on the host;  labels: Int[n];  preprocess: pixels -> the network's input.
+      images: pixels Float[n, h, w, c], on the host;  labels: Int[n];  preprocess: pixels of one image -> the network's
+        input x. Penalties see x: curvature and maps are in its unit. A term with a budget (an `Ascent`, a radius, a
+        step) is refused unless its unit is the same preprocess, so that budgets are in pixels.
       optimizer: optax's, weight decay and gradient clipping included.
       terms, label: of `training_loss`. Networks with a state (BatchNorm) take the cross entropy of the whole batch by
-        train_apply, and penalties with the statistics as they are.
+        train_apply, and penalties with the statistics as they are. A term that moves the examples finds its neighbours
+        with these, too; their batch is what train_apply then sees, and what the statistics are updated on. Networks
+        without a state are seen as in evaluation throughout: dropout is off.
       batch: examples of a step, a multiple of the number of devices;  scale: step -> factor of all penalties, a ramp.
       every: steps between two fetches of the loss, at which callback(step, numbers) and keep(training) are called.
       devices: over which the batch is spread, parameters on each; None meaning all that are there.
 
     Raises NanLossError, with the last kept state, as soon as a fetched loss is not finite; ValueError for sizes
-    that do not fit.
+    that do not fit, and for a budget that is not in pixels.
 
     >>> from types import SimpleNamespace
     >>> net = SimpleNamespace(apply=lambda params, state, x: params * x)
@@ -108,12 +113,13 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
     """
     devices = jax.devices() if devices is None else devices
     _check(images, labels, batch, steps, every, devices)
+    check_units([p for _, p in terms], preprocess, images)
     mesh = Mesh(np.array(devices), ("data",))
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     loss = _loss(net, terms, label, bool(jax.tree.leaves(training.state)), preprocess)
 
     def step(training, xs, ys):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs) + 1)
         (_, (numbers, state)), slope = jax.value_and_grad(loss, has_aux=True)(
             training.params, training.state, xs, ys, keys, scale(training.step))
         update, optimizer_state = optimizer.update(slope, training.optimizer, training.params)
@@ -155,20 +161,18 @@ def _check(images, labels, batch, steps, every, devices):
 
 
 def _loss(net, terms, label, stateful, preprocess):
-    """(params, state, pixels, labels, keys, scale) -> (loss, (numbers, new state))."""
-    penalties = training_loss(*terms, label=0.0 if stateful else label)
+    """(params, state, pixels, labels, keys, scale) -> (loss, (numbers, new state)); one key more than examples."""
+    whole, one = training_loss(*terms, label=label), weighted(*terms)
 
     def loss(params, state, pixels, ys, keys, scale):
-        xs = preprocess(pixels)
+        xs, own, keys = jax.vmap(preprocess)(pixels), keys[-1], keys[:-1]
         if not stateful:
-            total, numbers = penalties(net.apply, params, state, xs, ys, keys, scale)
+            total, numbers = whole(net.apply, params, state, xs, ys, keys, scale)
             return total, (numbers, state)
-        logits, after = net.train_apply(params, state, xs, jax.random.fold_in(keys[0], 1))
-        entropy = jax.vmap(cross_entropy)(logits, ys).mean()
-        accuracy = jnp.mean(logits.argmax(1) == ys)
-        penalty = penalties(net.apply, params, state, xs, ys, keys, scale)[0] if terms else 0.0
-        total = label * entropy + penalty
-        numbers = {"loss": total, "cross_entropy": entropy, "penalty": penalty, "accuracy": accuracy}
+        axes = (None, None, None, 0, 0, 0)
+        penalties, _, zs = jax.vmap(one, in_axes=axes)(net.apply, params, state, xs, ys, keys)
+        logits, after = net.train_apply(params, state, zs, own)
+        total, numbers = totalled(label, scale, logits, ys, penalties)
         return total, (numbers, jax.lax.stop_gradient(after))
 
     return loss

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ..metrics.places import wide
 from ..types import Array, ArrayLike, Explanation, Model, Target
 
-__all__ = ["explanation", "mean_over", "select", "with_logits"]
+__all__ = ["check_logits", "explanation", "mean_over", "select", "with_logits"]
 
 
 def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
@@ -37,7 +38,11 @@ def with_logits(e: Explanation) -> Callable[..., tuple[Array, Array]]:
 
 
 def select(scores: Array, target: Target) -> Array:
-    """The score of a class (integer target), or the scores' component along a direction Float[classes]."""
+    """The score of a class (integer target), or the scores' component along a direction Float[classes].
+
+    Raises ValueError for scores that are not one array Float[classes], and for a target that is neither.
+    """
+    check_logits(scores)
     target = jnp.asarray(target)
     if jnp.issubdtype(target.dtype, jnp.integer):
         if target.ndim:
@@ -50,14 +55,24 @@ def select(scores: Array, target: Target) -> Array:
     return scores @ target
 
 
+def check_logits(logits: Array) -> None:
+    """Raise ValueError for what a model returned, or its shape, that is not one array Float[classes]."""
+    shape = getattr(logits, "shape", None)
+    if shape is None or len(shape) != 1:
+        got = type(logits).__name__ if shape is None else f"shape {shape}"
+        raise ValueError(f"a model returns its logits, one array Float[classes], got {got}: choose them, as in "
+                         "lambda x: f(x)[0], where it returns several values or a batch of one")
+
+
 def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None):
     """The mean of g over n points: all at once (chunk None), or chunk by chunk with the inner values recomputed.
 
     Recomputing makes memory independent of n; an attack through the map then costs 6 forward passes a point, not 4.
+    Half precision is summed, and the mean returned, in float32.
     """
     if chunk is None or chunk >= n:
-        return jax.tree.map(lambda v: v.mean(0), jax.vmap(g)(points))
-    part = jax.checkpoint(lambda p: jax.tree.map(lambda v: v.sum(0), jax.vmap(g)(p)))
+        return jax.tree.map(lambda v: wide(v).mean(0), jax.vmap(g)(points))
+    part = jax.checkpoint(lambda p: jax.tree.map(lambda v: wide(v).sum(0), jax.vmap(g)(p)))
     starts = range(0, n - n % chunk, chunk)
     if jax.default_backend() == "cpu":  # a convolution inside a loop primitive is several times slower on CPU
         sums = [part(jax.tree.map(lambda v, i=i: v[i:i + chunk], points)) for i in starts]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ..metrics.places import wide
 from ..types import ArrayLike, Explanation
 from .base import explanation, mean_over, select
 
@@ -85,7 +86,7 @@ def integrated_gradients(*, steps: int = 30, baseline: ArrayLike = 0.0, output: 
 
             g, logits = jax.grad(score, has_aux=True)(x - (1 - alpha) * offset)
             # The last point is x itself: its logits come free. Times steps, because a mean is taken.
-            return g, jnp.where(last, steps * logits, 0)
+            return g, jnp.where(last, steps * wide(logits), 0)
 
         ks = jnp.arange(1, steps + 1)
         mean, logits = mean_over(at, (ks.astype(x.dtype) / steps, ks == steps), steps, chunk)

@@ -17,8 +17,9 @@ __all__ = ["deconvnet", "guided_backprop", "lrp", "lrp_dombrowski2019", "lrp_heo
 def guided_backprop() -> Explanation:
     """The gradient of the target's logit, through activations as relu(R) * act'(z) (Springenberg et al. 2015).
 
-    Every activation that is a function call counts: jax.nn's, and any jitted or custom-rule elementwise function. On a
-    softplus network this is relu(R) * sigmoid(beta z). FLOPs: 2 forward passes. Raises NoActivationError.
+    Every activation counts, however it is written: an elementwise function of one value that is not affine. What only
+    scales a normalisation, or is part of a softmax, is none. On a softplus network this is relu(R) * sigmoid(beta z).
+    FLOPs: 2 forward passes. Raises NoActivationError.
     """
     def backward(operation):
         def rule(relevance, result, *operands):
@@ -45,7 +46,10 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
 
     It starts with the target's logit at its class (a direction d: with d * logits). Affine runs, BatchNorm in inference
     among them, are merged into the linear layer before them. Activations and other elementwise functions of
-    one operand pass relevance unchanged, and so do constants added or multiplied elsewhere.
+    one operand pass relevance unchanged, and so do constants added or multiplied elsewhere. A product gives all
+    relevance to the signal if the other operand is a gate, a value in [0, 1] by construction such as a sigmoid (Arras
+    et al. 2017), or the scale of a normalisation (Ali et al. 2022); else half to each. So gated units, LSTM, GRU,
+    LayerNorm, GroupNorm, RMSNorm and L2 normalisation have their rules.
 
     Args:
       conv: rule of convolutions, default z_plus();  dense: of dense layers, default epsilon().
@@ -54,11 +58,14 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
         in proportion to the summands (the default), z_plus() in proportion to their positive parts.
       max_pool: "winner" (the first largest takes all), or "proportional": as a sum over the window.
       layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
-      rules: from the name of a primitive, or of a jitted or custom-rule function, to `(R, result, *operands) ->
-        relevance of the operands that depend on the image`, a tuple if several. See docs/rewrite.md.
+      rules: from the name of a primitive, or of a jitted or custom-rule function wherever it stands, to
+        `(R, result, *operands) -> relevance of the operands that depend on the image`, a tuple if several; operands
+        have the shape of the result, or their own where the function is the user's. "mul", "div" and "dot_general" mean
+        products of two operands that depend on the image; layers have `conv` and `dense`. See docs/rewrite.md.
 
     Map: the shape of x (or of the layer). FLOPs, map / attack step: epsilon 2 / 4, z_plus 3 / 6 behind relus.
-    Raises UnsupportedPrimitiveError listing everything that has no rule, LayerError, ValueError.
+    Raises UnsupportedPrimitiveError listing everything that has no rule, LayerError, ValueError, also for a name in
+    `rules` that the model does not contain.
 
     >>> import jax.numpy as jnp
     >>> from xmanip_jax import explain
@@ -72,21 +79,26 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
 
     def choose(operation):
         kind = operation.kind
-        if operation.name in rules:
+        if operation.name in rules and kind not in _FIXED:
             return rules[operation.name]
         if kind in by_kind:
             return first if first and operation.first and layer is None else by_kind[kind]
         if kind in ("sum", "add"):
             return functools.partial(_summed, operation, sums)
-        if kind in ("activation", "elementwise"):
+        if kind in ("activation", "elementwise", "statistic", "custom") and sum(operation.carried) == 1:
             return functools.partial(_passed, operation)
+        if kind == "product" or (kind == "quotient" and operation.signal is not None):
+            return _Product(operation)
         if kind == "max_pool":
             return None if max_pool == "winner" else functools.partial(_shared_pool, operation, sums)
         if kind == "max":
             return functools.partial(_first_largest, operation)
-        return None if kind == "route" else NotImplemented
+        return None if kind in ("route", "select") else NotImplemented
 
-    return _from_logits(choose, layer)
+    return _from_logits(choose, layer, frozenset(rules))
+
+
+_FIXED = ("conv", "dense", "elementwise", "route")  # kinds that no rule by name is asked for
 
 
 def lrp_dombrowski2019(low: ArrayLike, high: ArrayLike) -> Explanation:
@@ -137,19 +149,30 @@ def pattern_attribution(patterns: Mapping[str, ArrayLike]) -> Explanation:
     return _from_logits(choose)
 
 
-def _from_logits(choose, layer=None):
-    """Relevance starts as direction * logits."""
+def _from_logits(choose, layer=None, names=frozenset()):
+    """Relevance starts as direction * logits; names: of operations that the user gave rules for."""
     def core(f, x, target, *, key=None):
-        g, at = (rewrite.propagate(f, choose), x) if layer is None else _above(f, x, layer, choose)
+        h, at = (f, x) if layer is None else _above(f, x, layer)
+        _check_names(h, at, names)
+        g = rewrite.propagate(h, choose, calls=names)
         return _pulled(g, at, target, lambda direction, logits: direction * logits)
 
     return explanation(core)
 
 
-def _above(f, x, layer, choose):
+def _above(f, x, layer):
     """The part of the model above a layer, as a function of what is added to the layer's value, and zero."""
     tapped = rewrite.tap(f, layer)
-    return rewrite.propagate(lambda delta: tapped(x, delta)[0], choose), rewrite.zero_at(f, x, layer)
+    return lambda delta: tapped(x, delta)[0], rewrite.zero_at(f, x, layer)
+
+
+def _check_names(f, x, names):
+    if not names:
+        return
+    known = {op.name for op in rewrite.flow(f, x, calls=names) if op.kind not in _FIXED}
+    if missing := sorted(names - known):
+        raise ValueError(f"rules name {', '.join(missing)}, which the model does not contain as an operation with a "
+                         f"rule of its own; it contains {', '.join(sorted(known)) or 'none'}")
 
 
 def _through_activations(backward):
@@ -194,6 +217,20 @@ def _pull(operation, operands, relevance):
 
 def _passed(operation, relevance, result, *operands):
     return _like(operands[operation.carried.index(True)], relevance)
+
+
+class _Product:
+    """All relevance to the signal, none to what gates or scales it; half to each if both count."""
+
+    def __init__(self, operation):
+        self.carried, self.signal = operation.carried, operation.signal
+        places = [k for k, c in enumerate(self.carried) if c]
+        self.passes = tuple(self.signal in (None, k) for k in places)
+
+    def __call__(self, relevance, result, *operands):
+        if self.signal is None:
+            return relevance / 2, relevance / 2
+        return tuple(relevance if p else None for p in self.passes)
 
 
 def _like(operand, relevance):

@@ -104,7 +104,8 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
 
     def rule(relevance, layer):
         if layer.box is None:
-            raise UnsupportedPrimitiveError("z_box is a rule for a first layer outside loops: its box is the input's")
+            raise UnsupportedPrimitiveError("z_box is a rule for a first layer outside loops: its box is the input's; "
+                                            "write loops out with rewrite.unroll(f)")
         lowest, highest = jnp.minimum(*layer.box), jnp.maximum(*layer.box)
         up, down = jnp.maximum(layer.w, 0), jnp.minimum(layer.w, 0)
         z = layer.z - layer.b - layer.apply(lowest, up) - layer.apply(highest, down)

@@ -29,6 +29,7 @@ from .logistic import logistic_noise
 from .norms import Estimate, frobenius_norm, squared_frobenius_norm
 from .operator_norms import convolution_norm, matrix_norm
 from .path_estimates import PathEstimate, gradient_change_estimate, normal_change_estimate
+from .piecewise import PiecewiseLinearWarning
 from .robustness import lipschitz_estimate, thickness
 from .smooth_hessian import SmoothHessian, SmoothPairs, smooth_eigenpairs, smooth_hessian, smooth_hvp
 from .spectrum import Eigenpairs, Norm, spectral_norm, top_eigenpairs
@@ -36,11 +37,11 @@ from .sweep import memory_of, sweep
 from .trust_region import Step, low_rank_trust_region_step, trust_region_step
 
 __all__ = [
-    "Box", "Curvature", "Eigenpairs", "Estimate", "Norm", "Path", "PathEstimate", "Projection", "SmoothHessian",
-    "SmoothPairs", "Step", "all_principal_curvatures", "ball", "certified_signs", "certified_top_k",
-    "convolution_norm", "frobenius_norm", "gradient_and_hvp", "gradient_bounds", "gradient_change_bound",
-    "gradient_change_estimate", "heatmap_bounds", "heatmap_change_bound", "hessian_bound", "hvp", "hvps",
-    "level_set_path", "lipschitz", "lipschitz_estimate", "logistic_noise", "low_rank_trust_region_step",
+    "Box", "Curvature", "Eigenpairs", "Estimate", "Norm", "Path", "PathEstimate", "PiecewiseLinearWarning",
+    "Projection", "SmoothHessian", "SmoothPairs", "Step", "all_principal_curvatures", "ball", "certified_signs",
+    "certified_top_k", "convolution_norm", "frobenius_norm", "gradient_and_hvp", "gradient_bounds",
+    "gradient_change_bound", "gradient_change_estimate", "heatmap_bounds", "heatmap_change_bound", "hessian_bound",
+    "hvp", "hvps", "level_set_path", "lipschitz", "lipschitz_estimate", "logistic_noise", "low_rank_trust_region_step",
     "map_change_bound", "matrix_norm", "memory_of", "normal_change_bound", "normal_change_estimate",
     "normalised_curvature", "output_bounds", "principal_curvatures", "project_to_level_set", "saliency_bounds",
     "smooth_eigenpairs", "smooth_hessian", "smooth_hvp", "spectral_norm", "squared_frobenius_norm", "sweep",

@@ -17,7 +17,6 @@ from .base import epsilon
 from .critical_points import PRIMITIVES, TABLE, Shape
 from .custom_rules import has_rule, opened, primitive_of, slope_of
 from .enclosure import enclose
-from .recognition import recognised
 
 __all__ = ["Activation", "activation", "enclosed", "known"]
 
@@ -59,9 +58,10 @@ def activation(stage: Stage) -> Activation:
     linear in what it pulls back.
     """
     run = lambda z: stage.operation.apply(*(z if isinstance(o, int) else o for o in stage.operands))
-    name, params = recognised(stage) or (None, ())
-    if name in TABLE:
-        return known(name, run, TABLE[name](*params))
+    function = stage.operation.known
+    if function and function.name in TABLE:
+        parameters = (stage.operands[p[1]] if isinstance(p, tuple) else p for p in function.parameters)
+        return known(function.name, run, TABLE[function.name](*parameters))
     shape, = stage.shapes
     if (name := primitive_of(run, shape)) in PRIMITIVES:
         return known(name, run, PRIMITIVES[name])

@@ -126,8 +126,7 @@ def _layer(stage, shapes):
     shift = lambda k: lambda v: m.weights(*operands[:k], v, *operands[k + 1:])[1]
     sizes = [jax.jvp(shift(k), (operands[k],), (operands[k],))[1] for k in range(2, len(operands))]
     added = sum(map(jnp.abs, sizes), jnp.abs(b))
-    out = stage.shapes[0].shape
-    size = lambda v: jnp.broadcast_to(v, m.shape).reshape(out)
+    size = lambda v: m.forth(jnp.broadcast_to(v, m.shape))
     features = math.prod(w.shape[a] for a in m.neurons[1])
     # Either way: over the inputs of a neuron, or over the neurons (at every offset of a kernel) that read an input.
     terms = max(w.size // max(features, 1), w.size // max(1, min(w.shape)) if w.ndim > 1 else w.size)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..types import Array
 from .base import flatten, like
+from .piecewise import warn_if_it_jumps
 
 __all__ = ["gradient_and_hvp", "hvp", "hvps"]
 
@@ -32,7 +33,8 @@ def hvp(g: Callable[[Any], Array], x: Any, v: Any, *, mode: str = "forward_over_
     """The Hessian of `g` at `x` times `v`, in the shape of x; unit g / x^2 times that of v.
 
     Args:
-      g: x -> Float[]; a logit, a difference of logits, a loss. A relu network has no curvature: `smooth.softplus` it.
+      g: x -> Float[]; a logit, a difference of logits, a loss. The curvature of a piecewise linear g, such as a relu
+        network's logit, is 0: a PiecewiseLinearWarning says so, here and in all that is made of such products.
       x: any tree of real arrays, such as Float[h, w, c];  v: a tree of the same shapes.
       mode: "forward_over_reverse", "reverse_over_forward" or "reverse_over_reverse": the same numbers.
 
@@ -46,7 +48,9 @@ def hvp(g: Callable[[Any], Array], x: Any, v: Any, *, mode: str = "forward_over_
     if mode not in _MODES:
         raise ValueError(f"mode is one of {', '.join(_MODES)}, got {mode!r}")
     flatten(g, x)
-    return _MODES[mode](g, x, like(x, v))
+    v, slope = like(x, v), jax.grad(g)
+    warn_if_it_jumps(slope, x, lambda v: jax.linearize(slope, x)[1](v))
+    return _MODES[mode](g, x, v)
 
 
 def hvps(g: Callable[[Any], Array], x: Any, vs: Any) -> Any:
@@ -73,6 +77,7 @@ def gradient_and_hvp(g: Callable[[Any], Array], x: Any) -> tuple[Any, Callable[[
     (Array([ 3., 12.], dtype=float32), Array([ 6., 12.], dtype=float32))
     """
     flatten(g, x)
-    x = jax.tree.map(jnp.asarray, x)
-    gradient, product = jax.linearize(jax.grad(g), x)
+    x, slope = jax.tree.map(jnp.asarray, x), jax.grad(g)
+    gradient, product = jax.linearize(slope, x)
+    warn_if_it_jumps(slope, x, product)
     return gradient, lambda v: product(like(x, v))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..types import Array, Explanation, Model, Target
+from .piecewise import warn_if_it_jumps
 from .spectrum import Norm, lanczos
 
 __all__ = ["lipschitz"]
@@ -18,7 +19,8 @@ def lipschitz(e: Explanation, f: Model, x: Array, target: Target, *, key: Array 
     ||H||_2. Unit map / x. Lanczos iteration on J^T J, with forward and reverse products; never above the truth.
 
     Args:
-      e: any differentiable explanation;  f: a smooth model (a relu network's maps jump: `smooth.softplus` it).
+      e: any differentiable explanation;  f: a smooth model; a relu network's maps jump, of which a
+        PiecewiseLinearWarning says that `smooth.softplus` is the way out.
       x: Float[h, w, c];  target: as e takes it;  key: the explanation's own, held fixed.
       steps: 1 to d products with J^T J, None meaning 32 or d;  tolerance: residual = ||J^T J v - s^2 v|| / s against s.
       start: a key of the start vector, None meaning a fixed one.
@@ -33,6 +35,7 @@ def lipschitz(e: Explanation, f: Model, x: Array, target: Target, *, key: Array 
     flat, unravel = ravel_pytree(x)
     explain = lambda z: ravel_pytree(e(f, unravel(z), target, key=key))[0]
     _, forward = jax.linearize(explain, flat)
+    warn_if_it_jumps(explain, flat, forward)
     reverse = jax.linear_transpose(forward, flat)
     pairs = lanczos(lambda v: reverse(forward(v))[0], flat, 1, steps=steps, tolerance=tolerance, key=start)
     square = jnp.maximum(pairs.values[0], 0)

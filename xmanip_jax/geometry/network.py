@@ -16,6 +16,9 @@ from .windows import Windows, over_axes, windows
 
 __all__ = ["Network", "Product", "Step", "read"]
 
+_PAIRS = ("mul", "div", "max", "min")
+
+
 class Product(NamedTuple):
     """The product of two values that carry the image, elementwise. shape: of each."""
 
@@ -99,13 +102,13 @@ def _append(network, stage, fresh):
         shape = jax.ShapeDtypeStruct(out.shape, source.dtype)
         return inner(moved(lambda v: (jnp.broadcast_to(v, out.shape),), (source,), (shape,)), (number,), shape)
 
-    if kind in ("activation", "add", "elementwise", "product", "quotient") or (name in ("mul", "div", "max", "min")):
+    if kind in ("activation", "statistic", "add", "elementwise", "product", "quotient") or name in _PAIRS:
         stage = stage._replace(operands=tuple(widened(o) if isinstance(o, int) else o for o in stage.operands))
     carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
     one, two = len(set(carried)) == 1, len(set(carried)) == 2
     if part := windows(stage, shapes[0]) or affine(stage, shapes):
         add(part, carried, stage.results, stage.shapes, stage.operation.merge is not None)
-    elif one and (kind in ("activation", "elementwise", "product", "quotient") or name in ("mul", "div", "max", "min")):
+    elif one and (kind in ("activation", "statistic", "elementwise", "product", "quotient") or name in _PAIRS):
         add(activation(stage), carried[:1], stage.results, stage.shapes)
     elif two and (kind == "product" or name == "mul"):
         add(Product(out), carried, stage.results, stage.shapes)

@@ -1,20 +1,22 @@
 """How far a fooled map went, from heat maps Float[h, w] of one image: what Heo et al. 2019 count as success.
 
-The test losses are those of their evaluation; thresholds and map normalisation are the caller's. A map that vanished
-fools nobody: every measure is nan for it, and `success_rate` counts nan as failure.
+Heat maps of other inputs, one value for each place, are taken as well. The test losses are those of their evaluation;
+thresholds and map normalisation are the caller's. A map that vanished fools nobody: every measure is nan for it, and
+`success_rate` counts nan as failure.
 """
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Channels
+from .places import channel_axis
 from .similarity import _largest, mass_center, spearman
 
 __all__ = ["frame", "frame_distance", "mass_center_shift", "success_rate", "swap_score", "top_k_share"]
 
 
-def frame(shape: tuple[int, int], width: int | None = None) -> Array:
-    """Float[h, w]: 1 on a border of `width` pixels, 0 inside; default a seventh of the shorter side, at least 1.
+def frame(shape: tuple[int, ...], width: int | None = None) -> Array:
+    """Float[h, w]: 1 on a border of `width` pixels, 0 inside; default a seventh of the shortest side, at least 1.
 
     Heo et al. 2019 take 2 at 14x14 and 1 at 7x7. Raises ValueError for a width that leaves no inside.
 
@@ -51,14 +53,18 @@ def top_k_share(map: ArrayLike, original: ArrayLike, k: int | None = None) -> Ar
     return _defined(map, jnp.abs(map).ravel()[at].sum() / jnp.abs(original).ravel()[at].sum())
 
 
-def mass_center_shift(map: ArrayLike, original: ArrayLike) -> Array:
-    """The root mean square, over the two axes, of the centre's shift as a share of the map's side (h - 1, w - 1).
+def mass_center_shift(map: ArrayLike, original: ArrayLike, *, channels: Channels = "auto") -> Array:
+    """The root mean square, over the axes of places, of the centre's shift as a share of the map's side, less 1.
+
+    An axis of length 1, along which nothing can shift, counts as 0. channels: see explain.heatmap.
 
     >>> mass_center_shift([[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]])
     Array(1., dtype=float32)
     """
-    shift = mass_center(map) - mass_center(original)
-    return jnp.sqrt(jnp.mean((shift / (jnp.asarray(jnp.shape(map)[:2]) - 1)) ** 2))
+    shift = mass_center(map, channels=channels) - mass_center(original, channels=channels)
+    axis = channel_axis(jnp.ndim(map), channels)
+    sides = [max(n - 1, 1) for k, n in enumerate(jnp.shape(map)) if k != axis]
+    return jnp.sqrt(jnp.mean((shift / jnp.asarray(sides)) ** 2))
 
 
 def swap_score(maps: ArrayLike, originals: ArrayLike) -> Array:

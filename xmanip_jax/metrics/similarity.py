@@ -8,7 +8,8 @@ constant map has no correlation); a nan inside a map gives nan.
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Channels
+from .places import channel_axis, over_channels, wide
 
 __all__ = ["cosine", "gini", "kendall", "kl_divergence", "mass_center", "mass_center_distance", "mse", "pearson",
            "probability_change", "spearman", "ssim", "top_k_intersection"]
@@ -81,8 +82,11 @@ def kendall(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.where(missing | (untied == 0), jnp.nan, jnp.clip(tau, -1, 1))
 
 
-def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int | None = 7) -> Array:
+def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int | None = 7,
+         channels: Channels = "auto") -> Array:
     """The mean structural similarity of two images or maps Float[h, w] or Float[h, w, c], in [-1, 1].
+
+    Maps of any number of axes: windows extend along every axis of places, as in scikit-image.
 
     Wang et al. 2004, eq. (13), with a uniform window, sample covariances and only windows that lie inside, as
     skimage.metrics.structural_similarity given win_size=window and data_range; the mean over channels.
@@ -93,6 +97,7 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
         SSIM's constants (0.01 and 0.03 times data_range, squared) drown them, and with data_range=1 two
         INDEPENDENT such maps score 0.999.
       window: odd, at least 3, at most h and w. None: 7, or the largest odd one that fits, for maps of a few cells.
+      channels: see explain.heatmap; None for the heat map [d, h, w] of a volume.
 
     Two maps that are zero everywhere score 1. Differentiable, the joint maximum included.
 
@@ -102,22 +107,22 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
     (True, True)
     """
     a, b = _pair(a, b)
-    if a.ndim not in (2, 3):
-        raise ValueError(f"ssim compares maps [h, w] or [h, w, c], got shape {a.shape}")
-    if window is None:
-        window = min(7, min(a.shape[:2]) - 1 | 1)
-    if window < 3 or window % 2 == 0 or window > min(a.shape[:2]):
-        raise ValueError(f"a window of ssim is odd, at least 3 and at most {min(a.shape[:2])}, got {window}")
+    axis = channel_axis(a.ndim, channels)
+    places = [k for k in range(a.ndim) if k != axis]
+    side = min(a.shape[k] for k in places)
+    window = min(7, side - 1 | 1) if window is None else window
+    if window < 3 or window % 2 == 0 or window > side:
+        raise ValueError(f"a window of ssim is odd, at least 3 and at most {side}, got {window} for maps {a.shape}")
     if data_range is None:
         a, b = pair = _scaled(jnp.stack([a, b]))  # changes nothing, keeps the derivatives of tiny maps in float32
         magnitudes = jnp.abs(pair).ravel()
         data_range = magnitudes[magnitudes.argmax()]  # by position: see explain.heatmap
         data_range = jnp.where(data_range == 0, 1, data_range)
     a, b = a / data_range, b / data_range
-    mean_a, mean_b = _window_mean(a, window), _window_mean(b, window)
+    (mean_a, mean_b), covariance = _windowed(a, b, window, places)
+    variances = _windowed(a, a, window, places)[1] + _windowed(b, b, window, places)[1]
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    covariance, variances = _covariance(a, b, window), _covariance(a, a, window) + _covariance(b, b, window)
     return jnp.mean(luminance * (2 * covariance + c2) / (variances + c2))
 
 
@@ -138,30 +143,29 @@ def top_k_intersection(a: ArrayLike, b: ArrayLike, k: int) -> Array:
     return jnp.where(missing, jnp.nan, chosen[_largest(b, k)].sum() / k)
 
 
-def mass_center(a: ArrayLike) -> Array:
+def mass_center(a: ArrayLike, *, channels: Channels = "auto") -> Array:
     """[row, column] of the centre of the mass |a|: Float[2] in pixels, [0, 0] being the first pixel's centre.
 
     Args:
-      a: Float[h, w], or Float[h, w, c], whose channels are summed.
+      a: Float[h, w], or Float[h, w, c], whose channels are summed; of any other map, one coordinate for each axis of
+        places.
+      channels: see explain.heatmap.
 
     A map that is zero everywhere has none: nan. Differentiable where no entry is zero.
 
     >>> mass_center([[0.0, 0.0], [1.0, 3.0]])
     Array([1.  , 0.75], dtype=float32)
     """
-    a = _floating(a)
-    if a.ndim not in (2, 3):
-        raise ValueError(f"a mass centre is that of a map [h, w] or [h, w, c], got shape {a.shape}")
-    mass = _scaled(jnp.abs(a))
-    mass = mass.sum(-1) if a.ndim == 3 else mass
+    a = wide(a)
+    mass = over_channels(_scaled(jnp.abs(a)), channels)
     total = mass.sum()
-    moment = lambda along: (along * jnp.arange(along.size, dtype=along.dtype)).sum()
-    moments = jnp.stack([moment(mass.sum(1)), moment(mass.sum(0))])
+    along = lambda axis: mass.sum(tuple(other for other in range(mass.ndim) if other != axis))
+    moments = jnp.stack([(along(k) * jnp.arange(n, dtype=mass.dtype)).sum() for k, n in enumerate(mass.shape)])
     return jnp.where(total == 0, jnp.nan, moments / jnp.where(total == 0, 1, total))
 
 
-def mass_center_distance(a: ArrayLike, b: ArrayLike) -> Array:
-    """The Euclidean distance in pixels between the mass centres of two maps (Ghorbani et al. 2019).
+def mass_center_distance(a: ArrayLike, b: ArrayLike, *, channels: Channels = "auto") -> Array:
+    """The Euclidean distance in pixels between the mass centres of two maps (Ghorbani et al. 2019), see `mass_center`.
 
     Its derivative where the centres coincide is taken as 0.
 
@@ -169,7 +173,7 @@ def mass_center_distance(a: ArrayLike, b: ArrayLike) -> Array:
     Array(3., dtype=float32)
     """
     a, b = _pair(a, b)
-    square = ((mass_center(a) - mass_center(b)) ** 2).sum()
+    square = ((mass_center(a, channels=channels) - mass_center(b, channels=channels)) ** 2).sum()
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
@@ -182,7 +186,7 @@ def gini(a: ArrayLike) -> Array:
     >>> round(float(gini([0.0, 0.0, 0.0, -5.0])), 5)
     0.75
     """
-    v = _scaled(jnp.abs(_floating(a)).ravel())
+    v = _scaled(jnp.abs(wide(a)).ravel())
     n = v.size
     sorted_v = jnp.sort(v) + 1e-7
     weights = (2 * jnp.arange(1, n + 1, dtype=v.dtype) - n - 1) / n
@@ -211,13 +215,8 @@ def kl_divergence(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
 
 
-def _floating(a):
-    a = jnp.asarray(a)
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
-
-
 def _pair(a, b):
-    a, b = _floating(a), _floating(b)
+    a, b = wide(a), wide(b)
     if a.shape != b.shape:
         raise ValueError(f"two maps of one shape are compared, got {a.shape} and {b.shape}")
     if a.size == 0:
@@ -311,17 +310,17 @@ def _windows(a, n, axis):
     return jnp.stack([jax.lax.slice_in_dim(a, i, i + m, axis=axis) for i in range(n)])
 
 
-def _window_mean(a, n):
-    return _windows(_windows(a, n, 0).mean(0), n, 1).mean(0)
+def _windowed(a, b, n, axes):
+    """(means of a and of b, sample covariance) over windows of n along each of the axes, one axis after the other.
 
-
-def _covariance(a, b, n):
-    """Sample covariance over n x n windows, rows then columns; E[ab] - E[a]E[b] would cancel in float32.
-
-    Parts of equal size: co-moment = sum of theirs + n * that of their means (Chan et al. 1983).
+    E[ab] - E[a]E[b] would cancel in float32. Parts of equal size m: co-moment = sum of theirs + m * that of their means
+    (Chan et al. 1983).
     """
-    rows_a, rows_b = _windows(a, n, 0), _windows(b, n, 0)
-    within = ((rows_a - rows_a.mean(0)) * (rows_b - rows_b.mean(0))).sum(0)
-    means_a, means_b = _windows(rows_a.mean(0), n, 1), _windows(rows_b.mean(0), n, 1)
-    between = n * ((means_a - means_a.mean(0)) * (means_b - means_b.mean(0))).sum(0)
-    return (_windows(within, n, 1).sum(0) + between) / (n * n - 1)
+    size, moment = 1, 0
+    for axis in axes:
+        parts_a, parts_b = _windows(a, n, axis), _windows(b, n, axis)
+        a, b = parts_a.mean(0), parts_b.mean(0)
+        between = size * ((parts_a - a) * (parts_b - b)).sum(0)
+        moment = between + (_windows(moment, n, axis).sum(0) if size > 1 else 0)
+        size *= n
+    return (a, b), moment / (size - 1)

@@ -1,120 +1,156 @@
-"""Find and swap what makes a network piecewise linear: relu, relu6 and max-pooling, wherever they are called.
+"""Find and swap the activations and max-poolings of a model, wherever and however they are written.
 
-Only calls of jax.nn.relu and jax.nn.relu6 match, never a bare `max(x, 0)`: normalisation layers clamp their variance
-with it. Max-pooling is `lax.reduce_window` with max (flax's max_pool too), or a custom-rule function named max_pool.
+An activation is recognised by what it computes (`known.KNOWN`). A `max(v, 0)` of a sum of squares, as normalisation
+layers clamp their variance, never acts and is none.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
+from ..nonlinearities import Window
 from ..types import Model
-from .errors import DerivativeInModelError, NoActivationError, UnsupportedPrimitiveError
-from .interpreter import Rule, evaluate, sites
-from .jaxprs import bind, body, eqn_name, prims, subjaxprs, trace
+from .blocks import run_nodes
+from .errors import DerivativeInModelError, LostRuleWarning, NoActivationError, UnsupportedPrimitiveError
+from .expressions import identity
+from .graph import describe, literal
+from .interpreter import Rule, compute, evaluate, sites
+from .jaxprs import Literal, bind, bodies, is_custom_rule, prims, trace
+from .known import KNOWN, rules_of
+from .operations import carries, pool_params
+from .plan import IMAGE, Options, Plan, Step, make_plan
 
-__all__ = ["ACTIVATIONS", "Call", "Window", "activation_kind", "call_kind", "calls", "inputs", "layer_kind",
-           "map_calls", "replace"]
+__all__ = ["ACTIVATIONS", "Call", "Window", "call_kind", "calls", "inputs", "map_calls", "plan_of", "replace"]
 
-_BODIES = {"relu": ["max"], "relu6": ["max", "min"]}
-ACTIVATIONS = tuple(_BODIES)
-_KINDS = (*ACTIVATIONS, "max_pool")
-_COMPARISONS = {"gt", "ge", "lt", "le"}
-
-
-class Window(NamedTuple):
-    """The window of a max-pooling, one entry for each axis of its input."""
-
-    dimensions: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
+# What makes a network piecewise linear: the known functions that have kinks, and unknown ones made of maxima and |.|.
+ACTIVATIONS = (*(name for name, row in KNOWN.items() if row.surrogate), "piecewise")
+_KINDS = (*KNOWN, "piecewise", "max_pool")
+_CORNERS = {"max", "min", "abs", "clamp"}
+_JUMPS = {"select_n", "sign", "floor", "ceil", "round", "rem"}
 
 
 class Call(NamedTuple):
-    """One call to rewrite: its kind, its place among the calls in the order of execution, its window if it pools."""
+    """One call to rewrite: its kind, its place among the calls in the order of execution, its window if it pools.
+
+    parameters: of a known function, such as the slope of a leaky relu;  around: of one that is "piecewise", and made of
+    maxima, minima and |.|: from another relu to the function with it in their place;  total: how many calls there are.
+    """
 
     kind: str
     index: int
     window: Window | None
+    parameters: tuple[Any, ...] = ()
+    around: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None = None
+    total: int = 0
 
 
-def activation_kind(eqn) -> str | None:
-    """"relu" or "relu6" when the equation is a call of jax.nn.relu or jax.nn.relu6, else None."""
-    if eqn.primitive is not prims.custom_jvp_call_p:
+def call_kind(step: Step) -> str | None:
+    """The kind of call that a step is: a name of the table, "piecewise", "max_pool", or None."""
+    operation = step.operation
+    if operation is None:
         return None
-    inner = body(eqn.params["call_jaxpr"])[0].eqns
-    if len(inner) != 1 or inner[0].primitive is not prims.jit_p:
+    if operation.kind == "max_pool":
+        return "max_pool" if step.eqn.primitive is not prims.jit_p else None
+    if operation.kind != "activation":
         return None
-    name = inner[0].params["name"]
-    steps = [e.primitive.name for e in body(inner[0].params["jaxpr"])[0].eqns]
-    return name if _BODIES.get(name) == steps else None
+    if operation.known:
+        return operation.known.name
+    names = _names(step)
+    return "piecewise" if names & _CORNERS and not names & _JUMPS else None
 
 
-def layer_kind(eqn) -> str | None:
-    """The kind of activation that an equation is or stands for: a smooth surrogate's layers keep the model's names."""
-    surrogates = {"softplus_beta": "relu", "softplus_beta6": "relu6", "centred_softplus": "relu"}
-    return activation_kind(eqn) or (surrogates.get(eqn.params["name"]) if eqn.primitive is prims.jit_p else None)
+def _names(step):
+    return {node.eqn.primitive.name for node in _opened(step.unit.nodes)}
 
 
-def call_kind(eqn) -> str | None:
-    """The kind of call that an equation is: "relu", "relu6", "max_pool", or None."""
-    if eqn.primitive.name == "reduce_window_max" or (
-            eqn.primitive is prims.custom_jvp_call_p and eqn_name(eqn) == "max_pool"):
-        return "max_pool"
-    return activation_kind(eqn)
+def _opened(nodes):
+    for node in nodes:
+        yield node
+        if is_custom_rule(node.eqn):
+            yield from _equations(bodies(node.eqn)[0][0])
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield _Shown(eqn)
+        for inner, _ in bodies(eqn):
+            yield from _equations(inner)
+
+
+class _Shown(NamedTuple):
+    eqn: Any
 
 
 def _match(kinds):
-    return lambda eqn: kind if (kind := call_kind(eqn)) in kinds else None
+    return lambda step: kind if (kind := call_kind(step)) in kinds else None
 
 
-def _find_pool(eqn):
-    if eqn.primitive.name == "reduce_window_max":
-        return eqn
-    inner = (_find_pool(e) for sub in subjaxprs(eqn) for e in sub.eqns)
-    return next((e for e in inner if e is not None), None)
-
-
-def _window(eqn):
-    p = _find_pool(eqn).params
+def _window(step):
+    p = pool_params(step.eqn)
     if any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"])):
-        raise UnsupportedPrimitiveError("a dilated max-pooling cannot be rewritten")
+        raise UnsupportedPrimitiveError(f"a dilated max-pooling cannot be rewritten: {describe(step.eqn)}")
     return Window(p["window_dimensions"], p["window_strides"], p["padding"])
 
 
-def calls(jaxpr, kinds):
+def plan_of(f: Model, args, kinds=()) -> tuple[Plan, list, Any]:
+    """The plan of a function of any arrays, its flat arguments, the structure of its result.
+
+    A function with a derivative rule is opened if it holds one of the kinds of call.
+    """
+    jaxpr, consts, leaves, structure = trace(f, *args)
+    opens = lambda eqn: bool(kinds) and _holds(eqn, kinds)
+    options = Options(everything=True, merge=False, opens_rules=opens,
+                      opens_elementwise=lambda eqn, on: bool(kinds) and not _is_known(eqn, on) and opens(eqn))
+    return make_plan(jaxpr, consts, [IMAGE] * len(leaves), options), leaves, structure
+
+
+def _holds(eqn, kinds):
+    """Whether the body of a function with a derivative rule makes calls of the given kinds."""
+    options = Options(everything=True, merge=False, opens_elementwise=lambda eqn, on: not _is_known(eqn, on))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LostRuleWarning)
+        inner = make_plan(*bodies(eqn)[0], [IMAGE] * len(eqn.invars), options)
+    return bool(sites(inner, _match(kinds)))
+
+
+def _is_known(eqn, on):
+    """Whether an elementwise function with a derivative rule is, derivative included, one that the table knows."""
+    if identity(eqn, {}) in rules_of(np.dtype(eqn.outvars[0].aval.dtype)):
+        return True
+    read = lambda v, value: literal(v) if isinstance(v, Literal) else value
+    run = lambda *values: bind(eqn, list(map(read, eqn.invars, values)))
+    jaxpr, consts, *_ = trace(run, *(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars))
+    plan = make_plan(jaxpr, consts, [IMAGE if d else None for d in on], Options(everything=True))
+    return any(step.operation and step.operation.known for step in plan.steps)
+
+
+def calls(plan: Plan, kinds):
     """The sites of the given kinds; refuses a function that holds a derivative of one of its activations."""
-    found = sites(jaxpr, _match(kinds))
-    if any(s.kind for s in sites(jaxpr, _trace_of_derivative)) or any(map(_has_gate, found)):
+    found = sites(plan, _match(kinds))
+    if any(site.kind for site in sites(plan, _reversed_remat)) or any(map(_has_gate, found)):
         raise DerivativeInModelError(
-            "the function contains a derivative of an activation, which would stay as it is (or a function of yours "
-            "named relu, or a comparison of a relu's input): rewrite the model first and differentiate afterwards, "
-            "grad(replace(f)) and not replace(grad(f))")
+            "the function contains a derivative of an activation, which would stay as it is (or it compares the input "
+            "of an activation with a number): rewrite the model first and differentiate afterwards, grad(replace(f)) "
+            "and not replace(grad(f))")
     return found
 
 
+def _reversed_remat(step):
+    return True if step.eqn.primitive is prims.remat_p and step.eqn.params["differentiated"] else None
+
+
 def _has_gate(site):
-    """Whether the activation's input is compared with a number beside it: relu' is traced as select(z > 0, ...)."""
-    z = site.eqn.invars[0]
-    return site.kind != "max_pool" and any(
-        e.primitive.name in _COMPARISONS and any(v is z for v in e.invars) for e in site.jaxpr.eqns)
-
-
-def _trace_of_derivative(eqn):
-    """Whether an equation is a reversed remat, or relu without its rule, as the derivative of a loop leaves it.
-
-    None for everything else but a call proper, whose inside is not to be searched.
-    """
-    if call_kind(eqn):
+    """Whether a step of the activation's input, as relu' is, leaves it for another part of the model."""
+    if site.kind == "max_pool":
         return False
-    if eqn.primitive is prims.remat_p:
-        return True if eqn.params["differentiated"] else None
-    if eqn.primitive is not prims.jit_p or eqn.params["name"] not in _BODIES:
-        return None
-    inner = body(eqn.params["jaxpr"])[0].eqns
-    return None if any(e.primitive is prims.custom_jvp_call_p for e in inner) else True
+    z = site.step.inputs[0]
+    return any(step.unit.role == "curved" and step.inputs[0] == z and not carries(step.unit)
+               for step in site.plan.steps)
 
 
 def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS) -> Model:
@@ -125,22 +161,43 @@ def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS) 
 
     Raises NoActivationError, DerivativeInModelError, UnsupportedPrimitiveError; warns with LostRuleWarning.
     """
-    def apply(kind, index, eqn, values):
-        return [act(Call(kind, index, _window(eqn) if kind == "max_pool" else None), values[0])], None
+    def apply(total, kind, index, step, operands):
+        return [act(_call(kind, index, step, operands)._replace(total=total), operands[0])], None
 
     return _rewritten(f, kinds, apply, lambda outs, sown, structure: jax.tree.unflatten(structure, outs))
 
 
-def replace(f: Model, rules: Mapping[str, Callable[..., Array]]) -> Model:
+def _call(kind, index, step, operands):
+    known = step.operation.known
+    value = lambda p: operands[p[1]] if isinstance(p, tuple) else p
+    return Call(kind, index, _window(step) if kind == "max_pool" else None,
+                tuple(map(value, known.parameters)) if known else (),
+                _around(step, operands) if kind == "piecewise" else None)
+
+
+def _around(step, operands):
+    """From a relu to the step's function, its maxima, minima and |.| made of that relu."""
+    constants = {i: v for i, v in zip(step.inputs[1:], operands[1:], strict=True) if not isinstance(i, Literal)}
+
+    def with_relu(r):
+        corners = {"max": lambda a, b: b + r(a - b), "min": lambda a, b: a - r(a - b), "abs": lambda a: r(a) + r(-a),
+                   "clamp": lambda low, z, high: low + r(z - low) - r(z - high)}
+        return lambda z: run_nodes(step.unit.nodes, {**constants, step.inputs[0]: z}, corners)[step.outputs[0]]
+
+    return with_relu
+
+
+def replace(f: Model, rules: dict[str, Callable[..., Array]]) -> Model:
     """`f` with its activations swapped, its code and parameters untouched.
 
     Args:
       f: a model, or any function of arrays.
-      rules: from "relu", "relu6", "max_pool" to what takes its place: `act(z)`, or `pool(z, window)` with a Window.
-        Kinds not named stay.
+      rules: from the name of a known function ("relu", "gelu", "leaky_relu" ...) to what takes its place,
+        `act(z, *parameters)` (a leaky relu's slope, a clip's bounds), and from "max_pool" to `pool(z, window)` with a
+        Window. Functions not named stay.
 
     Raises:
-      NoActivationError: nothing matches (other spellings of relu do not: see `inspect`).
+      NoActivationError: nothing matches (see `inspect` for what the model contains).
       DerivativeInModelError: `f` contains a derivative, as `replace(grad(f))` does.
 
     >>> import jax, jax.numpy as jnp
@@ -149,24 +206,26 @@ def replace(f: Model, rules: Mapping[str, Callable[..., Array]]) -> Model:
     >>> float(rewrite.replace(f, {"relu": jnp.square})(jnp.array([-2.0, 1.0])))
     5.0
     """
-    unknown = sorted(set(rules) - set(_KINDS))
+    unknown = sorted(set(rules) - set(_KINDS) | {"piecewise"} & set(rules))
     if unknown or not rules:
-        raise ValueError(f"rules name {unknown or 'nothing'}; known kinds are {list(_KINDS)}")
-    return map_calls(f, lambda call, z: rules[call.kind](z, *([call.window] if call.window else [])), tuple(rules))
+        raise ValueError(f"rules name {unknown or 'nothing'}; known are {', '.join((*KNOWN, 'max_pool'))}")
+    return map_calls(f, lambda call, z: rules[call.kind](z, *([call.window] if call.window else call.parameters)),
+                     tuple(rules))
 
 
 def inputs(f: Model, kinds=ACTIVATIONS) -> Callable[..., list[Array]]:
     """The inputs of the calls of the given kinds, in the order of execution; inside a scan of n steps: [n, ...]."""
-    return _rewritten(f, kinds, lambda kind, index, eqn, values: (bind(eqn, values), values[0]),
+    return _rewritten(f, kinds, lambda total, kind, index, step, operands: (compute(step, operands), operands[0]),
                       lambda outs, sown, structure: sown)
 
 
 def _rewritten(f, kinds, apply, choose):
     def rewritten(*args):
-        jaxpr, consts, leaves, structure = trace(f, *args)
-        if not calls(jaxpr, kinds):
-            raise NoActivationError(f"the model calls none of {', '.join(kinds)}, so there is nothing to rewrite; "
-                                    "other spellings do not match: rewrite.inspect(f, x) lists its kinks")
-        return choose(*evaluate(jaxpr, consts, leaves, Rule(_match(kinds), apply)), structure)
+        plan, leaves, structure = plan_of(f, args, kinds)
+        total = len(calls(plan, kinds))
+        if not total:
+            raise NoActivationError(f"the model calls none of {', '.join(kinds)}, so there is nothing to rewrite: "
+                                    "rewrite.inspect(f, x) lists its activations and its kinks")
+        return choose(*evaluate(plan, leaves, Rule(_match(kinds), functools.partial(apply, total))), structure)
 
     return rewritten

@@ -1,85 +1,86 @@
-"""Re-run a traced function and change chosen equations: the only code in the library that walks a jaxpr.
+"""Run a plan and change chosen steps of it.
 
-`Rule.match` names the equations of interest (its sites), statically; `Rule.apply` computes them. Control flow that
+`Rule.match` names the steps of interest (its sites), statically; `Rule.apply` computes them. Control flow that
 holds a site is rebuilt (see control.py). Everything else runs as it was.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .blocks import run_nodes
 from .control import CONTROL, rebuild
-from .errors import LostRuleWarning, UnsupportedPrimitiveError
-from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, subjaxprs
+from .errors import UnsupportedPrimitiveError
+from .graph import describe
+from .jaxprs import Literal, bind
+from .plan import Plan, Step, early_values, read
 
-__all__ = ["Rule", "Site", "evaluate", "sites"]
+__all__ = ["Rule", "Site", "compute", "evaluate", "sites"]
 
 
 class Rule(NamedTuple):
-    """match(eqn) -> a hashable kind or None;  apply(kind, index, eqn, values) -> (results, sown value or None)."""
+    """match(step) -> a hashable kind or None;  apply(kind, index, step, operands) -> (results, sown value or None)."""
 
-    match: Callable[[Any], Any]
+    match: Callable[[Step], Any]
     apply: Callable[..., tuple[list, Any]]
 
 
 class Site(NamedTuple):
-    """One matched equation: its kind, the equation, the jaxpr that holds it, and the loops around it."""
+    """One matched step: its kind, the step, the plan that holds it, and the loops around it."""
 
     kind: Any
-    eqn: Any
-    jaxpr: Any
+    step: Step
+    plan: Plan
     inside: tuple[str, ...]
 
 
-def sites(jaxpr, match, inside=()):
-    """All matched equations in the order of execution; a matched equation is not searched further."""
+def sites(plan: Plan, match, inside=()) -> list[Site]:
+    """All matched steps in the order of execution."""
     found = []
-    for eqn in jaxpr.eqns:
-        kind = match(eqn)
+    for step in plan.steps:
+        kind = match(step)
         if kind is not None:
-            found.append(Site(kind, eqn, jaxpr, inside))
-        else:
-            for sub in subjaxprs(eqn):
-                found += sites(sub, match, (*inside, eqn.primitive.name))
+            found.append(Site(kind, step, plan, inside))
+        for body in step.bodies:
+            found += sites(body, match, (*inside, step.eqn.primitive.name))
     return found
 
 
-def evaluate(jaxpr, consts, args, rule, start=0):
-    """Run `jaxpr` under `rule`: (results, sown values). `start` is the index of the first site."""
-    env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
-    read = lambda v: v.val if isinstance(v, Literal) else env[v]
+def evaluate(plan: Plan, values, rule: Rule, start: int = 0):
+    """Run a plan under a rule: (results, sown values). `start` is the index of the first site."""
+    env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
     sown = []
-    for eqn in jaxpr.eqns:
-        values = [read(v) for v in eqn.invars]
-        kind = rule.match(eqn)
+    for step in plan.steps:
+        operands = [read(env, i) for i in step.inputs]
+        kind = rule.match(step)
         if kind is not None:
-            results, new = rule.apply(kind, start, eqn, values)
+            results, new = rule.apply(kind, start, step, operands)
             new, start = ([] if new is None else [new]), start + 1
-        elif inner := sum(len(sites(sub, rule.match)) for sub in subjaxprs(eqn)):
-            results, new = _rebuild(eqn, values, rule, start)
+        elif inner := sum(len(sites(body, rule.match)) for body in step.bodies):
+            results, new = _rebuilt(step, operands, rule, start)
             start += inner
         else:
-            results, new = bind(eqn, values), []
+            results, new = compute(step, operands), []
         sown += new
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(v) for v in jaxpr.outvars], sown
+        env.update(zip(step.outputs, results, strict=True))
+    return [read(env, i) for i in plan.outputs], sown
 
 
-def _rebuild(eqn, values, rule, start):
+def compute(step: Step, operands) -> list:
+    """The results of a step as it was traced."""
+    unit = step.unit
+    if unit.role == "single" and not step.run:
+        return bind(step.eqn, operands)
+    env = dict(zip([i for i in step.inputs if not isinstance(i, Literal)],
+                   [v for i, v in zip(step.inputs, operands, strict=True) if not isinstance(i, Literal)], strict=True))
+    env = run_nodes([*unit.nodes, *(node for part in step.run for node in part.nodes)], env)
+    return [env[o] for o in step.outputs]
+
+
+def _rebuilt(step, operands, rule, start):
     runners = []
-    for jaxpr, consts in bodies(eqn):
-        runners.append(_runner(jaxpr, consts, rule, start))
-        start += len(sites(jaxpr, rule.match))
-    if eqn.primitive in CONTROL:
-        return rebuild(eqn, values, runners)
-    if is_custom_rule(eqn):
-        warnings.warn(f"{eqn_name(eqn)} has its own derivative rule and contains an activation that is being "
-                      "rewritten: the rule is dropped and JAX differentiates the rewritten body", LostRuleWarning,
-                      stacklevel=2)
-        return runners[0](*values)
-    raise UnsupportedPrimitiveError(f"an activation sits inside `{eqn.primitive.name}`, which cannot be rebuilt; "
-                                    "rewrite the function that is called inside it instead")
-
-
-def _runner(jaxpr, consts, rule, start):
-    return lambda *values: evaluate(jaxpr, consts, values, rule, start)
+    for body in step.bodies:
+        runners.append(lambda *values, body=body, start=start: evaluate(body, values, rule, start))
+        start += len(sites(body, rule.match))
+    if step.eqn.primitive in CONTROL:
+        return rebuild(step.eqn, operands, runners)
+    raise UnsupportedPrimitiveError(f"an activation sits inside {describe(step.eqn)}, which cannot be rebuilt")

@@ -9,24 +9,24 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..types import Model
-from .activations import call_kind, layer_kind
+from .activations import call_kind, plan_of
 from .errors import LayerError
-from .interpreter import Rule, evaluate, sites
-from .jaxprs import bind, eqn_name, is_custom_rule, prims, trace
+from .interpreter import Rule, compute, evaluate, sites
+from .jaxprs import eqn_name, is_custom_rule, prims
+from .known import KNOWN
 
 __all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
 
-_KINKS = {"abs", "ceil", "clamp", "floor", "max", "min", "reduce_max", "reduce_min", "round", "select_n",
-          "sign", "sort"}
+_KINKS = {"ceil", "floor", "max", "min", "reduce_max", "reduce_min", "round", "select_n", "sign", "sort"}
 _LOOPS = {"scan", "while", "cond"}
 
 
 class Contents(NamedTuple):
     """What a rewrite would see.
 
-    activations: how often jax.nn.relu and jax.nn.relu6 are called; max_pools: max-poolings; kinks: other operations
-    that are not smooth and that no rewrite touches, by primitive; custom_rules: functions with their own derivative;
-    layers: see `layers`.
+    activations: how often each known activation is called, by its name in the table of known ones, "piecewise" for
+    unknown ones made of maxima and |.|;  max_pools: max-poolings;  kinks: other operations that are not smooth and that
+    no surrogate touches, by primitive;  custom_rules: functions with their own derivative;  layers: see `layers`.
     """
 
     activations: dict[str, int]
@@ -49,31 +49,35 @@ def inspect(f: Model, x) -> Contents:
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import rewrite
-    >>> rewrite.inspect(lambda x: jnp.maximum(jax.nn.relu(x), 1.0), jnp.ones(3)).kinks
+    >>> rewrite.inspect(lambda x: jnp.maximum(jax.nn.relu(x), x[::-1]), jnp.ones(3)).kinks
     {'max': 1}
     """
-    jaxpr = trace(f, x)[0]
+    plan = plan_of(f, (x,))[0]
 
-    def role(eqn):
-        # A custom rule hides its body from differentiation, so the kinks inside it do not count.
-        if kind := call_kind(eqn):
+    def role(step):
+        if kind := call_kind(step):
             return ("pools" if kind == "max_pool" else "activations"), kind
-        if is_custom_rule(eqn):
-            return "custom_rules", eqn_name(eqn)
-        return ("kinks", eqn.primitive.name) if eqn.primitive.name in _KINKS else None
+        names = [node.eqn.primitive.name for node in step.unit.nodes]
+        for node in step.unit.nodes:
+            if is_custom_rule(node.eqn):
+                return "custom_rules", eqn_name(node.eqn)
+        if step.unit.role in ("affine", "neutral") or (step.operation and step.operation.kind == "statistic"):
+            return None
+        return next((("kinks", name) for name in names if name in _KINKS), None)
 
-    found = Counter(site.kind for site in sites(jaxpr, role))
+    found = Counter(site.kind for site in sites(plan, role))
     of = lambda part: {name: n for (role, name), n in found.items() if role == part}
-    return Contents(of("activations"), sum(of("pools").values()), of("kinks"), of("custom_rules"), layers(f, x))
+    listed = tuple(layer for layer, _ in _layer_sites(plan)[1])
+    return Contents(of("activations"), sum(of("pools").values()), of("kinks"), of("custom_rules"), listed)
 
 
 def layers(f: Model, x) -> tuple[Layer, ...]:
     """The layers of `f`, named in the model by `jax.ad_checkpoint.checkpoint_name(value, "features")`.
 
     A name used n > 1 times is listed as name#0 ... name#n-1. A model without names gets automatic ones for the
-    outputs of its activations: relu#0, relu#1, ... (and its softplus surrogates keep them).
+    outputs of its activations: relu#0, relu#1, gelu#0 ... (and its softplus surrogates keep them).
     """
-    return tuple(layer for layer, _ in _layer_sites(trace(f, x)[0])[1])
+    return tuple(layer for layer, _ in _layer_sites(plan_of(f, (x,))[0])[1])
 
 
 def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -85,42 +89,56 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
     """
 
     def tapped(x, delta):
-        jaxpr, consts, leaves, structure = trace(f, x)
-        match, found = _layer_sites(jaxpr)
+        plan, leaves, structure = plan_of(f, (x,))
+        match, found = _layer_sites(plan)
         names = [known.name for known, _ in found]
         if layer not in names:
             raise LayerError(f"no layer {layer!r}; the model's layers are {names}")
         index = names.index(layer)
         if found[index][0].in_loop:
-            raise LayerError(f"layer {layer!r} sits in a loop: it has no single value; unroll the loop")
+            raise LayerError(f"layer {layer!r} sits in a loop: it has no single value; unroll it, rewrite.unroll(f)")
 
-        def apply(kind, at, eqn, values):
-            (value,) = bind(eqn, values)
-            return ([value + delta], value) if at == index else ([value], None)
+        def apply(kind, at, step, operands):
+            (value,) = compute(step, operands)
+            if at != index:
+                return [value], None
+            return [value + jnp.asarray(delta, value.dtype)], value
 
-        outs, sown = evaluate(jaxpr, consts, leaves, Rule(match, apply))
+        outs, sown = evaluate(plan, leaves, Rule(match, apply))
         return jax.tree.unflatten(structure, outs), sown[0]
 
     return tapped
 
 
 def zero_at(f: Model, x, layer: str) -> Array:
-    """Zeros in the shape of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
-    found = {known.name: known for known in layers(f, x)}
+    """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
+    found = {known.name: site for known, site in _layer_sites(plan_of(f, (x,))[0])[1]}
     if layer not in found:
         raise LayerError(f"no layer {layer!r}; the model's layers are {list(found)}")
-    return jnp.zeros(found[layer].shape, jnp.result_type(x))
+    aval = found[layer].plan.flat.aval(found[layer].step.outputs[0])
+    return jnp.zeros(aval.shape, aval.dtype)
 
 
-def _layer_sites(jaxpr):
-    match = lambda e: e.params["name"] if e.primitive is prims.name_p else None
-    if not (found := sites(jaxpr, match)):
+def layer_kind(step):
+    """The activation that a step is or stands for: a surrogate's layer keeps the name of what it replaced."""
+    operation = step.operation
+    if operation is None or operation.kind != "activation":
+        return None
+    if operation.known is None:
+        return "activation"
+    return KNOWN[operation.known.name].layer or operation.known.name
+
+
+def _layer_sites(plan):
+    match = lambda step: step.eqn.params["name"] if step.eqn.primitive is prims.name_p else None
+    if not (found := sites(plan, match)):
         match = layer_kind
-        found = sites(jaxpr, match)
+        found = sites(plan, match)
     total, seen, listed = Counter(s.kind for s in found), Counter(), []
     for site in found:
         automatic = match is layer_kind or total[site.kind] > 1
         name = f"{site.kind}#{seen[site.kind]}" if automatic else site.kind
         seen[site.kind] += 1
-        listed.append((Layer(name, site.eqn.outvars[0].aval.shape, bool(_LOOPS & set(site.inside))), site))
+        shape = site.plan.flat.aval(site.step.outputs[0]).shape
+        listed.append((Layer(name, shape, bool(_LOOPS & set(site.inside))), site))
     return match, listed

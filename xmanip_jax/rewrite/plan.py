@@ -1,4 +1,4 @@
-"""A model as a plan: the steps through which the image flows, calls opened, each linear layer with its affine run.
+"""A model as a plan: the steps through which the image flows, each linear layer with its affine run.
 
 An affine run is what follows a linear layer up to the next non-affine operation, as long as nothing else reads
 the values between and its constants are one number per output feature: the bias, BatchNorm in inference, a rescaling.
@@ -6,34 +6,53 @@ It is merged into the layer, for which a propagation rule then sees z = apply(x,
 layer after it, which would be wrong at the border of a zero-padded convolution.
 """
 
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
+from .blocks import Unit, run_nodes, units
 from .control import CONTROL
 from .errors import LostRuleWarning
+from .graph import Flat, Node, describe, flatten, is_elementwise_rule, literal, place
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
-from .merge import Merged, affine_run, literal, merged
-from .operations import Tag, is_activation, is_max_pool, keeps_sign, kind_of, pool_params
+from .known import Known
+from .merge import Merged, affine_run, merged
+from .operations import IMAGE, LOST, Tag, is_max_pool, kind_of, pool_params, tag_of
 
-__all__ = ["Node", "Operation", "Plan", "Step", "early_values", "make_plan", "operations"]
+__all__ = ["IMAGE", "Operation", "Options", "Plan", "Step", "early_values", "make_plan", "operations", "read"]
 
-_LOST = Tag(carried=False, first=False, nonnegative=False)
-IMAGE = Tag(carried=True, first=True, nonnegative=False)
+
+class Options(NamedTuple):
+    """How a plan is made.
+
+    open_remat: remat is its body;  calls: names of functions that stay one operation, "call";
+    everything: comparisons and integers carry the image, too;  merge: linear layers take their affine runs along;
+    opens_rules: (equation) -> whether a function with a derivative rule that is neither elementwise nor a pooling is
+    its body, the rule being dropped with a warning; else it stays one operation, "custom";
+    opens_elementwise: (equation, which operands depend on the image) -> likewise for one that is elementwise.
+    """
+
+    open_remat: bool = False
+    calls: frozenset[str] = frozenset()
+    everything: bool = False
+    merge: bool = True
+    opens_rules: Callable[[Any], bool] = lambda eqn: True
+    opens_elementwise: Callable[[Any, list[bool]], bool] = lambda eqn, on: False
 
 
 class Operation(NamedTuple):
     """One operation that carries the image, as a propagation rule sees it.
 
-    kind: see `operations.kind_of`;  name: of its primitive or function;  index: its place among those of its kind;
-    first: no linear layer lies between the image and it;  nonnegative: the carried operands are, by construction;
-    carried: which operands carry the image;  params: the parameters of its primitive (of a hard max-pooling: its
-    reduce_window's);  apply: operands -> result, as traced;  merge: a linear layer with its affine run, else None.
+    kind: see `operations.kind_of`;  name: of its primitive or function, of a known activation that in the table;
+    index: its place among those of its kind;  first: no linear layer lies between the image and it;  nonnegative: the
+    carried operands are, by construction;  carried: which operands carry the image;  params: the parameters of its
+    primitive (of a hard max-pooling: its reduce_window's);  apply: operands -> result, as traced;  merge: a linear
+    layer with its affine run, else None;  known: of an activation, its name in the table of known ones and its
+    parameters, numbers or the places of operands as `("operand", k)`;  signal: of a product, which operand the
+    relevance belongs to if the other only gates or scales it, else None;  place: where it stands in the user's code.
     """
 
     kind: str
@@ -45,81 +64,76 @@ class Operation(NamedTuple):
     params: Mapping[str, Any]
     apply: Callable[..., Any]
     merge: Merged | None = None
+    known: Known | None = None
+    signal: int | None = None
+    place: str = ""
 
-
-class Node(NamedTuple):
-    """An equation whose variables are renamed: numbers, or Literals."""
-
-    eqn: Any
-    inputs: tuple
-    outputs: tuple
+    def __str__(self):
+        return f"{self.name} ({self.place})" if self.place else self.name
 
 
 class Step(NamedTuple):
     """Part of a run: operation None is a value that carries no relevance; bodies are the plans of control flow."""
 
     operation: Operation | None
-    eqn: Any
+    unit: Unit
     inputs: tuple
     outputs: tuple
     bodies: tuple = ()
-    run: tuple = ()  # the nodes of the affine run
+    run: tuple = ()  # the units of the affine run
+
+    @property
+    def eqn(self):
+        return self.unit.nodes[0].eqn
 
 
 class Plan(NamedTuple):
     """early: nodes that do not depend on the image;  steps: the others, in the order of execution."""
 
+    flat: Flat
     early: list[Node]
     steps: list[Step]
-    constants: dict
-    inputs: tuple
-    outputs: tuple
     tags: dict
 
+    @property
+    def inputs(self):
+        return self.flat.inputs
 
-def make_plan(jaxpr, consts, tags, *, open_remat: bool = False, counter: Counter | None = None) -> Plan:
+    @property
+    def outputs(self):
+        return self.flat.outputs
+
+
+def make_plan(jaxpr, consts, tags: list[Tag | None], options: Options, counter: Counter | None = None) -> Plan:
     """The plan of an open jaxpr whose inputs have the given tags (None: independent of the image)."""
     counter = Counter() if counter is None else counter
-    fresh, constants, known = itertools.count(), {}, {}
-    inputs = tuple(next(fresh) for _ in jaxpr.invars)
-    known.update({i: t for i, t in zip(inputs, tags, strict=True) if t})
-    nodes = []
-
-    def flatten(jaxpr, consts, operands):
-        env = dict(zip(jaxpr.invars, operands, strict=True))
-        for var, value in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = next(fresh)
-            constants[env[var]] = value
-        read = lambda v: v if isinstance(v, Literal) else env[v]
-        for eqn in jaxpr.eqns:
-            ins = tuple(map(read, eqn.invars))
-            own = [_tag(known, i) for i in ins]
-            if _opens(eqn, own, open_remat):
-                _warn_of_lost_rule(eqn)
-                (inner, inner_consts), = bodies(eqn)
-                env.update(zip(eqn.outvars, flatten(inner, inner_consts, ins), strict=True))
-                continue
-            outs = tuple(next(fresh) for _ in eqn.outvars)
-            env.update(zip(eqn.outvars, outs, strict=True))
-            body_plans = _body_plans(eqn, own, counter, open_remat) if any(own) and _is_control(eqn) else ()
-            out_tags = _join(body_plans) if body_plans else _out_tags(eqn, own)
-            known.update({o: t for o, t in zip(outs, out_tags, strict=True) if t})
-            nodes.append((Node(eqn, ins, outs), body_plans))
-        return [read(v) for v in jaxpr.outvars]
-
-    outputs = tuple(flatten(jaxpr, consts, inputs))
-    early = [node for node, _ in nodes if not any(_tag(known, i) for i in node.inputs)]
-    steps = _steps([(n, b) for n, b in nodes if any(_tag(known, i) for i in n.inputs)], early, known, outputs, counter)
-    return Plan(early, steps, constants, inputs, outputs, known)
+    flat = flatten(jaxpr, consts, [t is not None for t in tags], lambda eqn, on: _opens(eqn, on, options))
+    known = {i: t for i, t in zip(flat.inputs, tags, strict=True) if t}
+    found = units(flat)
+    kinds, plans = {}, {}
+    for k, unit in enumerate(found):
+        own = [_tag(known, i) for i in unit.inputs]
+        if _is_control(unit):
+            plans[k] = _body_plans(unit.nodes[0].eqn, own, counter, options)
+            results = _join(plans[k], len(unit.outputs))
+        else:
+            kinds[k] = "call" if _is_call(unit, options) else kind_of(flat, unit, own)
+            results = [tag_of(flat, unit, kinds[k], own)] * len(unit.outputs)
+        for o, t in zip(unit.outputs, results, strict=True):
+            lost = not t or not t.carried or not np.issubdtype(flat.aval(o).dtype, np.inexact)
+            if o in flat.depends:
+                known[o] = LOST._replace(carried=options.everything) if lost else t
+    early = [node for node in flat.nodes if not flat.depending(node)]
+    return Plan(flat, early, _steps(flat, found, kinds, plans, known, counter, options.merge), known)
 
 
 def early_values(plan: Plan, values: Mapping[int, Any]) -> dict[int, Any]:
     """By its number, every constant, the given values of inputs, and what the early nodes make of them."""
-    env = dict(plan.constants) | dict(values)
-    read = lambda i: literal(i) if isinstance(i, Literal) else env[i]
-    for node in plan.early:
-        env.update(zip(node.outputs, bind(node.eqn, [read(i) for i in node.inputs]), strict=True))
-    return env
+    return run_nodes(plan.early, {**plan.flat.constants, **values})
+
+
+def read(env: dict, i):
+    return literal(i) if isinstance(i, Literal) else env[i]
 
 
 def operations(plan: Plan) -> list[Operation]:
@@ -137,106 +151,160 @@ def _tag(known, i):
     return None if isinstance(i, Literal) else known.get(i)
 
 
-def _is_control(eqn):
-    return eqn.primitive in CONTROL and eqn.primitive is not prims.jit_p
+def _is_control(unit):
+    eqn = unit.nodes[0].eqn
+    return unit.role == "single" and eqn.primitive in CONTROL and eqn.primitive is not prims.jit_p
 
 
-def _opens(eqn, tags, open_remat):
+def _is_call(unit, options):
+    return unit.role == "single" and eqn_name(unit.nodes[0].eqn) in options.calls and bool(bodies(unit.nodes[0].eqn))
+
+
+def _opens(eqn, on, options):
     """Whether a call is replaced by its body."""
-    if is_max_pool(eqn) or is_activation(eqn, tags) or not any(tags):
-        return False
-    return eqn.primitive is prims.jit_p or is_custom_rule(eqn) or (open_remat and eqn.primitive is prims.remat_p)
-
-
-def _warn_of_lost_rule(eqn):
+    if eqn.primitive is prims.jit_p:
+        return eqn.params["name"] not in options.calls and not is_max_pool(eqn)
     if is_custom_rule(eqn):
-        warnings.warn(f"{eqn_name(eqn)} has its own derivative rule, which is dropped: relevance goes through its body",
-                      LostRuleWarning, stacklevel=2)
+        if eqn_name(eqn) in options.calls or is_max_pool(eqn):
+            return False
+        if options.opens_elementwise(eqn, on) if is_elementwise_rule(eqn, on) else options.opens_rules(eqn):
+            warnings.warn(f"{describe(eqn)} has its own derivative rule, which is dropped: what is done to the model "
+                          "is done to its body", LostRuleWarning, stacklevel=2)
+            return True
+        return False
+    return eqn.primitive.name in ("closed_call", "core_call") or (options.open_remat and eqn.primitive is prims.remat_p)
 
 
-def _out_tags(eqn, tags):
-    carried = [t for t in tags if t and t.carried]
-    if not any(tags):
-        return [None] * len(eqn.outvars)
-    kind = kind_of(eqn, tags)
-    tag = _LOST
-    if carried and eqn.primitive.name != "stop_gradient":
-        linear = kind in ("conv", "dense")
-        tag = Tag(True, not linear and all(t.first for t in carried), not linear and keeps_sign(eqn, kind, tags))
-    return [tag if jnp.issubdtype(v.aval.dtype, np.floating) else _LOST for v in eqn.outvars]
-
-
-def _body_plans(eqn, tags, counter, open_remat):
-    """Plans of the bodies of control flow; the tags of a scan's carry grow until they hold for every iteration."""
-    make = lambda body, tags, counter: make_plan(*body, tags, open_remat=open_remat, counter=counter)
+def _body_plans(eqn, tags, counter, options):
+    """Plans of the bodies of control flow; the tags of what a loop carries grow until they hold every time."""
+    make = lambda body, tags, counter: make_plan(*body, tags, options, counter)
     inner = bodies(eqn)
     if eqn.primitive is prims.cond_p:
         return tuple(make(branch, tags[1:], counter) for branch in inner)
-    if eqn.primitive is prims.while_p:  # has no reverse derivative, so nothing propagates through it
-        return ()
     if eqn.primitive is prims.scan_p:
         n, m = scan_split(eqn.params)
-        tags = [t and t._replace(first=False) for t in tags]
-        while True:
-            plan = make(inner[0], tags, Counter(counter))
-            grown = [_either(t, _tag(plan.tags, o)) for t, o in zip(tags[n:n + m], plan.outputs, strict=False)]
-            if grown == tags[n:n + m]:
-                break
-            tags = [*tags[:n], *grown, *tags[n + m:]]
+        return (make(inner[0], _settled(inner[0], tags, n, m, make, counter), counter),)
+    if eqn.primitive is prims.while_p:
+        n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carry = _settled(inner[1], tags[n:], m, len(tags) - n - m, make, counter)
+        return make(inner[0], [*tags[:n], *carry[m:]], counter), make(inner[1], carry, counter)
     return (make(inner[0], tags, counter),)
 
 
-def _join(plans):
-    """The tags of the results of one body, or of any of several."""
-    outs = [[_tag(p.tags, o) for o in p.outputs] for p in plans]
-    joined = outs[0]
-    for other in outs[1:]:
+def _settled(body, tags, n, m, make, counter):
+    while True:
+        plan = make(body, tags, Counter(counter))
+        grown = [_either(t, _tag(plan.tags, o)) for t, o in zip(tags[n:n + m], plan.outputs, strict=False)]
+        if grown == tags[n:n + m]:
+            return tags
+        tags = [*tags[:n], *grown, *tags[n + m:]]
+
+
+def _join(plans, count):
+    """The tags of the results of a body, or of any of several."""
+    outs = [[_tag(p.tags, o) for o in p.outputs] for p in plans if len(p.outputs) == count]
+    joined = outs[-1]
+    for other in outs[:-1]:
         joined = [_either(a, b) for a, b in zip(joined, other, strict=True)]
-    return joined if len(plans) == 1 else [t or _LOST for t in joined]
+    return joined if len(outs) == 1 else [t or LOST for t in joined]
 
 
 def _either(a, b):
     """What holds of a value that is one or the other."""
     if a is None or b is None:
         one = a or b
-        return one and one._replace(first=False, nonnegative=False)
-    return Tag(a.carried or b.carried, a.first and b.first, a.nonnegative and b.nonnegative)
+        return one and Tag(one.carried, False, False)
+    return Tag(a.carried or b.carried, *(p and q for p, q in zip(a[1:], b[1:], strict=True)))
 
 
-def _steps(nodes, early, known, outputs, counter):
-    makers = {o: node for node in early for o in node.outputs}
-    users, steps, done = Counter(), [], set()
-    readers = {}
-    for node, _ in nodes:
-        for i in {i for i in node.inputs if not isinstance(i, Literal)}:
+def _steps(flat, found, kinds, plans, known, counter, merges):
+    users, readers, steps, done = Counter(), {}, [], set()
+    for unit in found:
+        for i in {i for i in unit.inputs if not isinstance(i, Literal)}:
             users[i] += 1
-            readers[i] = node
-    users.update(o for o in outputs if not isinstance(o, Literal))
-    for node, body_plans in nodes:
-        if node.outputs in done:
+            readers[i] = unit
+    users.update(o for o in flat.outputs if not isinstance(o, Literal))
+    alone = lambda v: readers[v] if users[v] == 1 and v in readers else None
+    normalising = _normalising(found, kinds, known, readers)
+    for k, unit in enumerate(found):
+        if unit.outputs in done:
             continue
-        tags = [_tag(known, i) for i in node.inputs]
-        eqn, carried = node.eqn, tuple(bool(t and t.carried) for t in tags)
-        if body_plans or not any(carried) or not any(known[o].carried for o in node.outputs):
-            steps.append(Step(None, eqn, node.inputs, node.outputs, body_plans))
+        tags = [_tag(known, i) for i in unit.inputs]
+        carried = tuple(bool(t and t.carried) for t in tags)
+        if k in plans or not any(carried) or not any(known[o].carried for o in unit.outputs):
+            steps.append(Step(None, unit, unit.inputs, unit.outputs, plans.get(k, ())))
             continue
-        kind = kind_of(eqn, tags)
-        run, merge, inputs, outs = (), None, node.inputs, node.outputs
+        kind = "statistic" if kinds[k] == "activation" and unit.outputs[0] in normalising else kinds[k]
+        run, merge, inputs, outs = (), None, unit.inputs, unit.outputs
         if kind in ("conv", "dense"):
-            next_of = lambda v: readers[v] if users[v] == 1 and v in readers else None
-            run, axes = affine_run(node, kind, carried, next_of, lambda i: _tag(known, i) is None, makers.get)
-            extra = tuple(i for n in run for i in n.inputs if not isinstance(i, Literal) and not known.get(i))
-            done |= {n.outputs for n in run}
-            merge = merged(node, kind, carried, run, axes, extra)
-            inputs, outs = (*node.inputs, *extra), run[-1].outputs if run else node.outputs
-        first = all(t.first for t in tags if t and t.carried)
-        nonnegative = all(t.nonnegative for t in tags if t and t.carried)
-        apply = lambda *values, eqn=eqn: _single(bind(eqn, values))
-        operation = Operation(kind, eqn_name(eqn), counter[kind], first, nonnegative, carried, pool_params(eqn),
-                              apply, merge)
-        counter[kind] += 1
-        steps.append(Step(operation, eqn, inputs, outs, run=run))
+            run = affine_run(flat, unit, kind, carried, alone if merges else lambda v: None)
+            extra = tuple(dict.fromkeys(i for part in run for node in part.nodes for i in node.inputs if not isinstance(
+                i, Literal) and i not in flat.depends))
+            done |= {part.outputs for part in run}
+            merge = merged(flat, unit, kind, carried, run, extra)
+            inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
+        steps.append(Step(_operation(unit, kind, tags, carried, counter, merge), unit, inputs, outs, run=run))
     return steps
+
+
+def _normalising(found, kinds, known, readers):
+    """The values on the way to what a product only scales by: squares, their roots; and the terms of a softmax."""
+    makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
+    stack = []
+    for k, unit in enumerate(found):
+        tags = [_tag(known, i) for i in unit.inputs]
+        if kinds.get(k) in ("product", "quotient"):
+            stack += [i for i, t in zip(unit.inputs, tags, strict=True) if t.scale and not all(t.scale for t in tags)]
+            if kinds[k] == "quotient" and known[unit.outputs[0]].gate:
+                stack.append(unit.inputs[0])
+    seen = set()
+    while stack:
+        i = stack.pop()
+        if i in seen or i not in makers:
+            continue
+        seen.add(i)
+        tag = known[i]
+        if tag.scale or (tag.squares and kinds.get(makers[i]) != "activation"):
+            stack += [j for j in found[makers[i]].inputs if not isinstance(j, Literal) and j in known]
+    return {i for i in seen if known[i].squares or known[i].scale or known[i].nonnegative}
+
+
+def _operation(unit, kind, tags, carried, counter, merge):
+    eqn = unit.nodes[0].eqn
+    first = all(t.first for t in tags if t and t.carried)
+    nonnegative = all(t.nonnegative for t in tags if t and t.carried)
+    name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
+    operation = Operation(kind, name, counter[kind], first, nonnegative, carried, pool_params(eqn), _applies(unit),
+                          merge, _known(unit), _signal(kind, tags), place(eqn))
+    counter[kind] += 1
+    return operation
+
+
+def _applies(unit):
+    if unit.role == "single" or (len(unit.nodes) == 1 and unit.inputs == unit.nodes[0].inputs):
+        return lambda *values: _single(bind(unit.nodes[0].eqn, values))
+    return lambda *values: run_nodes(unit.nodes, dict(zip(unit.inputs, values, strict=True)))[unit.outputs[0]]
+
+
+def _known(unit):
+    """The known function, its parameters as numbers or as places among the unit's inputs."""
+    if unit.known is None:
+        return None
+    places = {i: k for k, i in enumerate(unit.inputs) if not isinstance(i, Literal)}
+    parameter = lambda p: p.params[0] if p.op == "const" else ("operand", places[p.params[0]])
+    return Known(unit.known.name, tuple(map(parameter, unit.known.parameters)))
+
+
+def _signal(kind, tags):
+    """Of two operands of a product, the one that is not merely a gate or a scale; None where both count."""
+    if kind not in ("product", "quotient") or len(tags) != 2:
+        return None
+    lost = [not t.carried for t in tags]
+    gates, scales = [t.gate for t in tags], [t.scale for t in tags]
+    for marks in (lost, scales, gates):
+        if sum(marks) == 1:
+            return marks.index(False)
+    return None
 
 
 def _single(results):

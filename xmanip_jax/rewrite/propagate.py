@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from ..types import Array, Model
 from .control import rebuild
 from .errors import UnsupportedPrimitiveError
-from .jaxprs import Literal, bind, trace
-from .merge import literal
-from .plan import IMAGE, Operation, Plan, early_values, make_plan, operations
+from .interpreter import compute
+from .jaxprs import Literal, trace
+from .plan import IMAGE, Operation, Options, Plan, early_values, make_plan, operations, read
 
 __all__ = ["LinearLayer", "flow", "linear_layers", "propagate"]
 
@@ -39,39 +39,68 @@ class LinearLayer(NamedTuple):
     neurons: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
-def flow(f: Model, x: Array) -> list[Operation]:
+def flow(f: Model, x: Array, *, calls: frozenset[str] = frozenset()) -> list[Operation]:
     """The operations through which the image flows, in the order of execution; nothing is computed.
+
+    calls: see `propagate`.
 
     >>> import jax.numpy as jnp
     >>> from xmanip_jax import rewrite
     >>> [op.kind for op in rewrite.flow(lambda x: jax.nn.relu(x @ jnp.ones((2, 3))).sum(), jnp.ones(2))]
     ['dense', 'activation', 'sum']
     """
-    return operations(_plan(f, x)[0])
+    return operations(_plan(f, x, Options(calls=calls))[0])
 
 
-def propagate(f: Model, choose: Callable[[Operation], Any]) -> Model:
+def propagate(f: Model, choose: Callable[[Operation], Any], *, calls: frozenset[str] = frozenset()) -> Model:
     """`f` with the same values and, where `choose` gives one, another derivative.
 
     choose(operation) is None (JAX's derivative stays), NotImplemented (refuse the model), or a function that gets the
     relevance R of the result and returns that of the carried operand: for "conv" and "dense"
     `(R, layer: LinearLayer)`, for everything else `(R, result, *operands)`, where several carried operands take a
-    tuple. It may use R nonlinearly. The result has reverse-mode derivatives only.
+    tuple, None in it standing for no relevance at all. It may use R nonlinearly. The result has reverse-mode
+    derivatives only.
 
-    Raises UnsupportedPrimitiveError naming everything for which `choose` gave NotImplemented.
+    calls: names of jitted or custom-rule functions that are one operation, of kind "call", wherever they stand.
+
+    Raises UnsupportedPrimitiveError naming everything for which `choose` gave NotImplemented and which relevance can
+    reach: a rule with the attribute `passes`, a tuple of Bool for the carried operands, says which get any.
     """
 
     def propagated(x):
-        plan, leaves, structure = _plan(f, x)
-        refused = sorted({op.name for op in operations(plan) if choose(op) is NotImplemented})
-        if refused:
-            raise UnsupportedPrimitiveError(
-                f"no propagation rule for {', '.join(refused)}: the image reaches these operations in a way that the "
-                "rule table does not cover; pass rules={name: rule}, or explain the part of the model without them")
-        outs = _run(plan, leaves, choose, [_image_like(leaf) for leaf in leaves])
-        return jax.tree.unflatten(structure, outs)
+        plan, leaves, structure = _plan(f, x, Options(calls=calls))
+        refuse(plan, choose)
+        boxes = _boxes(plan, choose, leaves)
+        return jax.tree.unflatten(structure, _run(plan, leaves, choose, boxes))
 
     return propagated
+
+
+def refuse(plan: Plan, choose) -> None:
+    """Raises UnsupportedPrimitiveError for what has no rule and is reached by relevance."""
+    refused = sorted({str(op) for op in _reached(plan, choose, list(plan.outputs))[0] if choose(op) is NotImplemented})
+    if refused:
+        raise UnsupportedPrimitiveError(
+            f"no propagation rule for {', '.join(refused)}: the image reaches these operations in a way that the "
+            "rule table does not cover; pass rules={name: rule}, or explain the part of the model without them")
+
+
+def _reached(plan, choose, outputs):
+    """The operations that relevance of the given results reaches, and the inputs that it reaches."""
+    wanted, found = {o for o in outputs if not isinstance(o, Literal)}, []
+    for step in reversed(plan.steps):
+        if wanted.isdisjoint(step.outputs):
+            continue
+        if step.bodies:
+            for body in step.bodies:
+                found += _reached(body, choose, list(body.outputs))[0]
+            wanted.update(i for i in step.inputs if not isinstance(i, Literal))
+        elif step.operation:
+            found.append(step.operation)
+            carried = [i for i, c in zip(step.inputs, step.operation.carried, strict=False) if c]
+            passes = getattr(choose(step.operation), "passes", None) or (True,) * len(carried)
+            wanted.update(i for i, p in zip(carried, passes, strict=True) if p)
+    return found, wanted
 
 
 def linear_layers(f: Model) -> Callable[[Array], dict[str, LinearLayer]]:
@@ -81,85 +110,97 @@ def linear_layers(f: Model) -> Callable[[Array], dict[str, LinearLayer]]:
     """
 
     def layers(x):
-        plan, leaves, _ = _plan(f, x, open_remat=True)
-        if any(step.bodies for step in plan.steps):
-            raise UnsupportedPrimitiveError("a layer sits in a loop or a branch: it has no single input; unroll it")
+        plan, leaves, _ = _plan(f, x, Options(open_remat=True))
+        if looped := [op for step in plan.steps for body in step.bodies for op in operations(body) if op.merge]:
+            raise UnsupportedPrimitiveError(f"{looped[0]} sits in a loop or a branch: the layer has no single input; "
+                                            "unroll it, rewrite.unroll(f)")
         found = {}
-        _run(plan, leaves, lambda op: None, [None] * len(leaves), found)
+        _run(plan, leaves, lambda op: None, {}, found)
         return found
 
     return layers
 
 
-def _plan(f, x, open_remat=False):
+def _plan(f, x, options):
     jaxpr, consts, leaves, structure = trace(f, x)
-    return make_plan(jaxpr, consts, [IMAGE] * len(leaves), open_remat=open_remat), leaves, structure
+    return make_plan(jaxpr, consts, [IMAGE] * len(leaves), options), leaves, structure
 
 
-def _image_like(leaf):
-    return lambda v: jnp.broadcast_to(v, leaf.shape).astype(leaf.dtype)
+def _boxes(plan, choose, leaves):
+    """For a rule that needs the bounds of a first layer's input: both bounds of what precedes one, by number."""
+    rules = [choose(op) for op in operations(plan) if op.merge and op.first]
+    box = next((rule.box for rule in rules if getattr(rule, "box", None)), None)
+    if box is None:
+        return {}
+    images = [[jnp.broadcast_to(v, leaf.shape).astype(leaf.dtype) for leaf in leaves] for v in box]
+    return _bounds(plan, dict(zip(plan.inputs, zip(*images, strict=True), strict=True)), leaves)
 
 
-def _run(plan: Plan, values, choose, sources, found=None):
-    """The results. sources: for each input, from an image to it, or None;  found: takes the linear layers by name."""
-    env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
-    source = {i: s for i, s in zip(plan.inputs, sources, strict=True) if s is not None}
-    read = lambda i: literal(i) if isinstance(i, Literal) else env[i]
+def _bounds(plan, known, values):
+    """What the bounds of the model's input become on the way to its first linear layers."""
+    env, found = early_values(plan, dict(zip(plan.inputs, values, strict=True))), dict(known)
     for step in plan.steps:
-        operands = [read(i) for i in step.inputs]
-        sourced = [None if isinstance(i, Literal) else source.get(i) for i in step.inputs]
+        own = [i for i in step.inputs if not isinstance(i, Literal) and i in plan.flat.depends]
+        if step.bodies or (step.operation and step.operation.merge) or not all(i in found for i in own):
+            continue
+        both = [compute(step, [found[i][side] if not isinstance(i, Literal) and i in found else read(env, i)
+                               for i in step.inputs]) for side in (0, 1)]
+        found.update(zip(step.outputs, zip(*both, strict=True), strict=True))
+    return found
+
+
+def _run(plan: Plan, values, choose, boxes, found=None):
+    """The results. boxes: see `_boxes`;  found: takes the linear layers by name."""
+    rule_of = lambda operation: None if (rule := choose(operation)) is NotImplemented else rule  # nothing reaches it
+    env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
+    for step in plan.steps:
+        operands = [read(env, i) for i in step.inputs]
         if step.bodies:
-            results = _control(step, operands, choose, sourced)
+            results = _control(step, operands, choose, boxes)
         elif step.operation is None:
-            results = bind(step.eqn, operands)
+            results = compute(step, operands)
         elif step.operation.merge:
-            results = _linear(step.operation, operands, choose, sourced, found)
+            x = step.inputs[step.operation.merge.x]
+            results = _linear(step.operation, operands, rule_of(step.operation), boxes.get(x, ()), found)
         else:
-            results = _other(step.operation, operands, choose)
+            results = _other(step.operation, operands, rule_of(step.operation))
         env.update(zip(step.outputs, results, strict=True))
-        if not step.bodies and any(sourced) and not (step.operation and step.operation.merge):
-            for k, out in enumerate(step.outputs):
-                source[out] = _continued(step.eqn, operands, sourced, k)
-    return [read(i) for i in plan.outputs]
+    return [read(env, i) for i in plan.outputs]
 
 
-def _continued(eqn, operands, sourced, k):
-    return lambda image: bind(eqn, [v if s is None else s(image) for v, s in zip(operands, sourced, strict=True)])[k]
-
-
-def _control(step, operands, choose, sourced):
-    name = step.eqn.primitive.name
+def _control(step, operands, choose, boxes):
+    opened = step.eqn.primitive.name in ("remat", "remat2", "checkpoint")
     runners = []
     for plan in step.bodies:
-        sources = sourced if name not in ("scan", "cond") else [None] * len(plan.inputs)
-        runners.append(lambda *values, plan=plan, sources=sources: (_run(plan, values, choose, sources), []))
+        inside = {i: boxes[o] for i, o in zip(plan.inputs, step.inputs, strict=False) if not isinstance(
+            o, Literal) and o in boxes} if opened else {}
+        runners.append(lambda *values, plan=plan, inside=inside: (
+            _run(plan, values, choose, _bounds(plan, inside, values) if inside else {}), []))
     return rebuild(step.eqn, operands, runners)[0]
 
 
-def _linear(operation, operands, choose, sourced, found):
-    m, rule = operation.merge, choose(operation)
-    source, box = sourced[m.x] if operation.first else None, getattr(rule, "box", None)
+def _linear(operation, operands, rule, bounds, found):
+    m, n = operation.merge, len(operands)
     # Bounds are operands, computed here: a backward pass may run outside the trace that holds what they depend on.
-    bounds = [source(v) for v in box] if source and box else []
-    n = len(operands)
+    bounds = tuple(bounds) if operation.first and getattr(rule, "box", None) else ()
 
     def layer(z, *operands):
         w, b = m.weights(*operands[:n])
-        return LinearLayer(operands[m.x], w, b, z.reshape(m.shape), m.apply, operation.nonnegative,
-                           operands[n:] or None, m.neurons)
+        box = operands[n:] or None
+        return LinearLayer(operands[m.x], w, b, m.back(z), m.apply, operation.nonnegative, box, m.neurons)
 
     def values(*operands):
         return m.run(m.apply(operands[m.x], operands[m.w]), *operands[2:n])
 
-    backward = rule and (lambda relevance, z, *operands: rule(relevance.reshape(m.shape), layer(z, *operands)))
+    backward = rule and (lambda relevance, z, *operands: rule(m.back(relevance), layer(z, *operands)))
     z = _replaced(values, backward, operation.carried, [*operands, *bounds])
     if found is not None:
         found[f"{operation.kind}#{operation.index}"] = layer(z, *operands)
     return [z]
 
 
-def _other(operation, operands, choose):
-    result = _replaced(operation.apply, choose(operation), operation.carried, operands)
+def _other(operation, operands, rule):
+    result = _replaced(operation.apply, rule, operation.carried, operands)
     return list(result) if isinstance(result, tuple) else [result]
 
 

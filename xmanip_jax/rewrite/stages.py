@@ -6,9 +6,9 @@ import jax
 
 from ..types import Array, Model
 from .errors import UnsupportedPrimitiveError
-from .jaxprs import Literal, eqn_name, trace
-from .merge import literal
-from .plan import IMAGE, Operation, early_values, make_plan
+from .graph import describe
+from .jaxprs import Literal, trace
+from .plan import IMAGE, Operation, Options, early_values, make_plan, read
 
 __all__ = ["Program", "Stage", "stages"]
 
@@ -57,21 +57,22 @@ def stages(f: Model, x: Array) -> Program:
     jaxpr, consts, leaves, structure = trace(f, x)
     if len(leaves) != 1 or structure.num_leaves != 1:
         raise UnsupportedPrimitiveError("a straight program takes one array and returns one array")
-    plan = make_plan(jaxpr, consts, [IMAGE], open_remat=True)
+    plan = make_plan(jaxpr, consts, [IMAGE], Options(open_remat=True, opens_rules=lambda eqn: False))
     env = early_values(plan, {})
-    read = lambda i: literal(i) if isinstance(i, Literal) else env.get(i, i)
+    operand = lambda i: i if not isinstance(i, Literal) and i in plan.flat.depends else read(env, i)
     kept, needed, refused = [], {plan.outputs[0]}, set()
     for step in reversed(plan.steps):
         if needed.isdisjoint(step.outputs):
             continue
         if step.operation is None:
-            refused.add(eqn_name(step.eqn))
+            refused.add(describe(step.eqn))
             continue
         needed.update(i for i in step.inputs if isinstance(i, int))
-        last = step.run[-1].eqn if step.run else step.eqn
-        shapes = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in last.outvars)
-        kept.append(Stage(step.operation, tuple(map(read, step.inputs)), step.outputs, shapes))
+        avals = map(plan.flat.aval, step.outputs)
+        shapes = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
+        kept.append(Stage(step.operation, tuple(map(operand, step.inputs)), step.outputs, shapes))
     if refused:
-        raise UnsupportedPrimitiveError(f"the result depends on the image through {', '.join(sorted(refused))}: loops, "
-                                        "branches and comparisons have no straight program")
+        raise UnsupportedPrimitiveError(f"the result depends on the image through {', '.join(sorted(refused))}: "
+                                        "branches and comparisons have no straight program, and loops of a fixed "
+                                        "length only after rewrite.unroll(f)")
     return Program(kept[::-1], plan.inputs[0], plan.outputs[0])

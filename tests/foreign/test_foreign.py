@@ -1,0 +1,88 @@
+"""Every foreign model through every feature: right, or refused by the library's own words.
+
+The default suite runs a sample of the models without the dear features; `-m slow` the rest; `make table` everything,
+and writes docs/models.md. What fails today is listed in known_failures.txt, one line a cell, strictly: a cell that is
+mended has to leave the list.
+"""
+
+import functools
+import importlib
+from pathlib import Path
+
+import pytest
+
+from foreign.features import FEATURES
+from foreign.judge import Subject, verdict
+from foreign.table import DOCUMENT
+
+PACKAGES = {"plain": "jax", "products": "jax", "spellings": "jax", "control": "jax", "linen": "flax", "nnx": "flax",
+            "equinox_": "equinox", "haiku_": "haiku", "keras_": "keras"}
+DEAR = {"manipulation", "largest_change", "weights_in_place", "gradient_bounds", "integrated_gradients", "softplus"}
+EVERY = 15  # one model in so many runs in the default suite, with what is not dear
+KNOWN = [line.split(maxsplit=2) for line in Path(__file__).with_name("known_failures.txt").read_text().splitlines()]
+
+
+def _models():
+    """The models of every package that is installed, and the packages that are not."""
+    found, missing = {}, []
+    for module, package in PACKAGES.items():
+        try:
+            found |= importlib.import_module(f"foreign.{module}").MODELS
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            missing.append(package)
+    return found, missing
+
+
+MODELS, MISSING = _models()
+
+
+def _cells():
+    known = {(model, feature): reason for model, feature, reason in KNOWN}
+    for i, model in enumerate(MODELS):
+        for feature in FEATURES:
+            marks = [] if i % EVERY == 0 and feature not in DEAR else [pytest.mark.slow]
+            if (model, feature) in known:
+                marks.append(pytest.mark.xfail(strict=True, reason=known[model, feature]))
+            yield pytest.param(model, feature, marks=marks, id=f"{model}-{feature}")
+    for package in MISSING:
+        yield pytest.param(package, "", marks=pytest.mark.skip(reason=f"{package} is not installed"), id=package)
+
+
+@functools.lru_cache(maxsize=1)
+def subject(model):
+    return Subject(MODELS[model])
+
+
+@pytest.mark.parametrize(("model", "feature"), _cells())
+def test_right_or_refused(model, feature, record_property, x64):
+    if feature == "weights_in_place" and not subject(model).update:
+        record_property("cell", [model, MODELS[model].family, feature, ""])
+        return
+    words = "wrong"
+    try:
+        words = verdict(FEATURES[feature], subject(model))
+    finally:
+        record_property("cell", [model, MODELS[model].family, feature, words])
+
+
+def test_known_failures_are_cells():
+    unknown = [(model, feature) for model, feature, _ in KNOWN if feature not in FEATURES or (
+        model not in MODELS and not MISSING)]
+    assert not unknown
+
+
+def test_the_zoo_is_large():
+    if MISSING:
+        pytest.skip(f"{', '.join(MISSING)} not installed")
+    assert len(MODELS) >= 65
+    for package in ("linen", "nnx", "equinox", "haiku", "keras"):
+        assert sum(name.startswith(package) for name in MODELS) >= 8
+
+
+def test_the_table_names_every_family_and_feature():
+    text = DOCUMENT.read_text()
+    families = {model.family for model in MODELS.values()}
+    assert [f for f in families if f"| {f} |" not in text] == []
+    assert [f for f in FEATURES if f.replace("_", " ") not in text] == []
