@@ -3,6 +3,7 @@
 A function that is known (`critical_points.TABLE`) has the tightest. Every other one is enclosed from what it computes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -114,38 +115,44 @@ def known(name: str, run: Callable[[Array], Array], shape: Shape) -> Activation:
 
 def enclosed(name: str, run: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> Activation:
     """The activation `run`, unknown, from what it computes. shape: of its argument. Raises as `activation`."""
+    range_of = lambda function: jax.jit(functools.partial(enclose, function))  # traced once
     slope = slope_of(run)
-    own = slope_of(opened(run)) if has_rule(run, shape) else None
-    of = lambda function: lambda lower, upper: enclose(function, lower, upper)[:2]
-    slopes = of(slope)
+    value, slopes, bends = range_of(run), range_of(slope), [range_of(slope_of(slope))]
+    steeps = [slopes]
+    if has_rule(run, shape):  # what the rules say, and what they are the rules of
+        steeps.append(range_of(slope_of(opened(run))))
+        bends.append(range_of(slope_of(opened(slope))))
 
     def steepest(lower, upper):
-        size = _size(slopes(lower, upper))
-        return size if own is None else jnp.maximum(size, _size(of(own)(lower, upper)))
+        return functools.reduce(jnp.maximum, (_size(s(lower, upper)) for s in steeps))
 
     def curvatures(lower, upper):
-        found = [enclose(slope_of(slope), lower, upper)]
-        if own is not None:
-            found.append(enclose(slope_of(opened(slope)), lower, upper))
-        jumps = enclose(run, lower, upper).jumps | enclose(slope, lower, upper).jumps
-        least, largest = (jnp.stack([f[i] for f in found]) for i in (0, 1))
-        return jnp.where(jumps, -jnp.inf, least.min(0)), jnp.where(jumps, jnp.inf, largest.max(0))
+        found = [bend(lower, upper) for bend in bends]
+        jumps = value(lower, upper).jumps | slopes(lower, upper).jumps
+        least = functools.reduce(jnp.minimum, (f.lower for f in found))
+        largest = functools.reduce(jnp.maximum, (f.upper for f in found))
+        return jnp.where(jumps, -jnp.inf, least), jnp.where(jumps, jnp.inf, largest)
 
-    def anywhere():
-        ends = (jnp.full(shape.shape, v, shape.dtype) for v in (-jnp.inf, jnp.inf))
-        ends = tuple(ends)
+    def over_all():
+        ends = [jnp.full(shape.shape, v, shape.dtype) for v in (-jnp.inf, jnp.inf)]
         return steepest(*ends).max(initial=0), _size(curvatures(*ends)).max(initial=0)
 
-    jax.eval_shape(lambda z: (of(run)(z, z), slopes(z, z)), shape)
-    return Activation(name, run, slope, of(run), slopes, curvatures, steepest, anywhere)
+    @functools.cache
+    def anywhere():
+        with jax.ensure_compile_time_eval():
+            return jax.jit(over_all)()
+
+    jax.eval_shape(lambda z: (value(z, z), slopes(z, z)), shape)
+    ends = lambda found: lambda lower, upper: found(lower, upper)[:2]
+    return Activation(name, run, slope, ends(value), ends(slopes), curvatures, steepest, anywhere)
 
 
 def _between(function, lower, upper, places):
     """The least and the largest of a function's values at the ends and at the places between them."""
-    shape, dtype = lower.shape, lower.dtype
-    found = [function(v) for v in (lower, upper, *(jnp.clip(jnp.asarray(p, dtype), lower, upper) for p in places))]
-    stacked = jnp.stack([jnp.broadcast_to(v, shape) for v in found])
-    return stacked.min(0), stacked.max(0)
+    dtype = lower.dtype
+    between = [jnp.minimum(jnp.maximum(jnp.asarray(p, dtype), lower), upper) for p in places]
+    found = jax.vmap(function)(jnp.stack([lower, upper, *between]))
+    return found.min(0), found.max(0)
 
 
 def _sound(least, largest):

@@ -1,6 +1,7 @@
 """Arithmetic of values that are known up to an interval, or as a linear function of the inputs plus an interval.
 
-The second are zonotopes whose symbols are the inputs. Every operation rounds outwards.
+The second are zonotopes whose symbols are the inputs. Every operation rounds outwards. A form that is not a number is
+one of which nothing is known: what is made of it is not a number either, and its bounds are infinite.
 """
 
 from collections.abc import Callable
@@ -43,14 +44,7 @@ def of_bounds(lower: Array, upper: Array) -> Form:
     """The interval [lower, upper]."""
     centre = lower + (upper - lower) / 2
     form = Form(centre, jnp.maximum(upper - centre, centre - lower))
-    return _sound(form._replace(radius=form.radius * (1 + 4 * form.eps)))
-
-
-def _sound(form: Form) -> Form:
-    """What is infinite or not a number may be any."""
-    good = jnp.isfinite(form.centre) & jnp.isfinite(form.reach)
-    slopes = None if form.slopes is None else jnp.where(good, form.slopes, 0)
-    return Form(jnp.where(good, form.centre, 0), jnp.where(good, form.radius, jnp.inf), slopes)
+    return form._replace(radius=form.radius * (1 + 4 * form.eps))
 
 
 def inputs(lower: Array, upper: Array) -> Form:
@@ -64,7 +58,8 @@ def bounds(form: Form) -> tuple[Array, Array]:
     """The least and the largest value."""
     terms = 0 if form.slopes is None else len(form.slopes)
     reach = form.reach * (1 + (terms + 4) * form.eps) + 2 * form.eps * jnp.abs(form.centre)
-    return form.centre - reach, form.centre + reach
+    lower, upper = form.centre - reach, form.centre + reach
+    return jnp.where(jnp.isnan(lower), -jnp.inf, lower), jnp.where(jnp.isnan(upper), jnp.inf, upper)
 
 
 def add(a: Form, b: Form) -> Form:
@@ -86,10 +81,10 @@ def linear_map(apply: Callable, linear: Callable, absolute: Callable, forms: lis
     centres = apply(*(f.centre for f in forms))
     radii = absolute(*(f.radius + gamma * f.size for f in forms))
     if all(f.slopes is None for f in forms):
-        return [_sound(Form(c, r)) for c, r in zip(centres, radii, strict=True)]
+        return [Form(c, r) for c, r in zip(centres, radii, strict=True)]
     d = next(len(f.slopes) for f in forms if f.slopes is not None)
     slopes = jax.vmap(linear)(*(_slopes(f, d) for f in forms))
-    return [_sound(Form(*parts)) for parts in zip(centres, radii, slopes, strict=True)]
+    return [Form(*parts) for parts in zip(centres, radii, slopes, strict=True)]
 
 
 def _slopes(form, d):
@@ -104,14 +99,14 @@ def repeated(form: Form) -> Form:
 def multiply(a: Form, b: Form) -> Form:
     """a b, elementwise: of intervals the smallest one, else what is of second order in the symbols is in the radius."""
     if a.slopes is None and b.slopes is None:
-        ends = jnp.stack([(a.centre + x * a.radius) * (b.centre + y * b.radius) for x in (-1, 1) for y in (-1, 1)])
-        ends = jnp.where(jnp.isnan(ends), 0, ends)  # zero times an infinite bound, which is not attained
-        slack = 8 * a.eps * jnp.abs(ends).max(0)
-        return of_bounds(ends.min(0) - slack, ends.max(0) + slack)
+        (p, q), (r, s) = ((f.centre - f.radius, f.centre + f.radius) for f in (a, b))
+        low, high = (pick(pick(p * r, p * s), pick(q * r, q * s)) for pick in (jnp.minimum, jnp.maximum))
+        slack = 8 * a.eps * jnp.maximum(-low, high)
+        return of_bounds(low - slack, high + slack)
     reach = lambda f: f.reach - f.radius if f.slopes is not None else 0.0
     radius = reach(a) * reach(b) + a.radius * b.size + b.radius * (jnp.abs(a.centre) + reach(a))
     slopes = _sum(None if a.slopes is None else b.centre * a.slopes, None if b.slopes is None else a.centre * b.slopes)
-    return _sound(Form(a.centre * b.centre, radius + 8 * a.eps * a.size * b.size, slopes))
+    return Form(a.centre * b.centre, radius + 8 * a.eps * a.size * b.size, slopes)
 
 
 def value(act: Activation, z: Form, lower: Array, upper: Array) -> Form:

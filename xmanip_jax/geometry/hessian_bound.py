@@ -6,6 +6,7 @@ import numpy as np
 
 from ..rewrite import UnsupportedPrimitiveError
 from ..types import Array, ArrayLike, Model, Target
+from . import forms
 from .activations import Activation
 from .affine import Affine
 from .base import epsilon
@@ -225,7 +226,7 @@ def _curved(trace: Trace, target: Target, reach: dict[int, Array], spectral: boo
     for step in trace.network.steps:
         if step.results[0] not in derivatives or isinstance(step.part, Affine):
             continue
-        size = derivatives[step.results[0]].size
+        size = sizes(Box(*forms.bounds(derivatives[step.results[0]]))).upper
         if isinstance(step.part, Activation):
             number, = step.carried
             bend = sizes(Box(*step.part.curvatures(*trace.boxes[number]))).upper
