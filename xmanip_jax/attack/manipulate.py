@@ -191,8 +191,8 @@ def manipulation(
         for r in range(restarts):
             noise = max(start_noise, 1 / 255) if r else start_noise
             start, optimizer_state = restart(pixels, jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r), noise)
-            each = lambda value: jnp.full(len(pixels), value)
-            state = _State(start, optimizer_state, *best, done, each(0.0), each(True), each(-1))
+            each = lambda value, dtype=None: jnp.full(len(pixels), value, dtype)
+            state = _State(start, optimizer_state, *best, done, each(0, loss.dtype), each(True), each(-1, jnp.int32))
             for i in range(steps):
                 if i % judge_every == 0:
                     anchor = anchored(network, clean, settings, i + judge_every // 2)
