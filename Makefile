@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 DEMO ?= --size 160
 TEST ?=
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow table lint clean
 .DEFAULT_GOAL := demo
 
 # One environment serves every verb; it is rebuilt when the project's metadata change.
@@ -21,6 +21,9 @@ test: $(VENV)/ready   ## the default suite
 
 slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
 	$(RUN) -m pytest -m slow $(TEST)
+
+table: $(VENV)/ready   ## every foreign model through every feature; writes docs/models.md
+	$(RUN) -m pytest tests/foreign -m "slow or not slow" --write-table $(TEST)
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .

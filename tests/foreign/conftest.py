@@ -1,4 +1,4 @@
-"""The modules of models are imported by the test alone, which skips what is not installed; the table of a whole run."""
+"""The modules of models are imported by the test alone, which skips what is not installed; what a run writes."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ CELLS = []
 
 def pytest_addoption(parser):
     parser.addoption("--write-table", action="store_true", help="write docs/models.md from what this run finds")
+    parser.addoption("--write-known", action="store_true", help="write known_failures.txt, for the cells of this run")
 
 
 def pytest_runtest_logreport(report):
@@ -18,5 +19,9 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    if session.config.getoption("--write-table", False) and not hasattr(session.config, "workerinput"):
+    if hasattr(session.config, "workerinput"):
+        return
+    if session.config.getoption("--write-known", False):
+        table.write_known_failures(CELLS)
+    if session.config.getoption("--write-table", False):
         table.write(CELLS)

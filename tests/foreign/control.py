@@ -113,7 +113,7 @@ def half(name, dtype):
         return f, uniform(24, 6, 6, 2)
 
     make.__name__ = name
-    model(HALF, precision=0.1)(make)
+    model(HALF)(make)
 
 
 half("bfloat16", jnp.bfloat16)

@@ -131,7 +131,7 @@ def softplus(s):
     exact = s.values(points)
     gaps = [np.abs(at(beta)(points) - exact).max() / np.abs(exact).max() for beta in (5.0, 50.0, 5000.0)]
     assert gaps[2] <= gaps[1] + s.tolerance(1e-9) and gaps[2] <= s.tolerance(1e-2), f"gaps {gaps}"
-    assert s.model.precision or not kinked(at(5.0), s.x), "kinks are left"
+    assert s.precision or not kinked(at(5.0), s.x), "kinks are left"
 
 
 def manipulation(s):
@@ -202,7 +202,7 @@ def gradient_bounds(s):
     """200 points of the ball, none outside."""
     both = [jax.jit(lambda x, linear=linear: geometry.gradient_bounds(s.f, geometry.ball(x, RADIUS), s.target,
                                                                       linear=linear))(s.x) for linear in (False, True)]
-    gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.model.precision else s.gradients
+    gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.precision else s.gradients
     for bounds in both:
         _inside(gradients(s.around(RADIUS)), bounds, "gradients")
 

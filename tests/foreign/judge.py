@@ -14,7 +14,7 @@ import numpy as np
 import xmanip_jax
 from foreign.model import Model
 
-__all__ = ["Subject", "close", "finite", "gated", "kinked", "over_points", "proportional", "verdict"]
+__all__ = ["Subject", "close", "finite", "first_line", "gated", "kinked", "over_points", "proportional", "verdict"]
 
 LIBRARY = str(Path(xmanip_jax.__file__).parent)
 
@@ -22,7 +22,8 @@ LIBRARY = str(Path(xmanip_jax.__file__).parent)
 class Subject:
     """One model at one example, in double precision, with what several judges ask of it, computed once.
 
-    target: the predicted class;  exact: the model in float64, if it is one of half precision.
+    target: the predicted class;  exact: the model in float64, if it is one of half precision;  precision: relative, of
+    what f computes: 0 in float64, through and through;  sharp: whether exact is.
     """
 
     def __init__(self, model: Model):
@@ -32,14 +33,11 @@ class Subject:
         self.logits = np.asarray(self.f(self.x))
         self.target = int(self.logits.argmax())
         self.logit = lambda x: self.exact(x)[self.target]
+        self.sharp = "f32[" not in str(jax.make_jaxpr(self.exact)(self.x))
+        self.precision = 0.1 if model.takes("dtype") else 0.0 if self.sharp else 2e-2
 
     def tolerance(self, exact: float) -> float:
-        return max(exact, self.model.precision)
-
-    @property
-    def sharp(self) -> bool:
-        """Whether `exact` is: differences of single precision would be noise."""
-        return self.model.takes("dtype") or not self.model.precision
+        return max(exact, self.precision)
 
     @cached_property
     def values(self) -> Callable:
@@ -145,6 +143,7 @@ def close(found, expected, tolerance: float, what: str = "") -> None:
 
 
 def first_line(error) -> str:
+    """Of its message, without addresses."""
     return re.sub(r"\s+at 0x\w+", "", str(error).splitlines()[0]) if str(error) else ""
 
 

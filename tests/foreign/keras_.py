@@ -85,7 +85,8 @@ def average_pooling(wrap):
 def resnet_block(wrap):
     act = wrap(act_of.relu)
     inputs = keras.Input((6, 6, 2))
-    x = act(layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs))
+    x = layers.Activation(act)(x)
     h = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same", use_bias=False)(x))
     x = layers.Activation(act)(layers.Add()([h, x]))
     outputs = layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
@@ -130,7 +131,7 @@ def layer_norm(wrap):
     return one_example(net, uniform(10, 6))
 
 
-@model("GroupNorm", linear=False, precision=1e-3)  # Keras normalises groups in float32
+@model("GroupNorm", linear=False)
 def group_norm(wrap):
     net = stacked(layers.Conv2D(4, 3), layers.GroupNormalization(2), layers.Activation(wrap(act_of.relu)),
                   layers.GlobalAveragePooling2D(), layers.Dense(3))
@@ -202,7 +203,7 @@ def softmax_classifier(wrap):
     return jax.jit(f), x, update
 
 
-@model("half precision", precision=0.1)
+@model("half precision")
 def mixed_precision(dtype="mixed_float16"):
     dtype = dtype if isinstance(dtype, str) else "float64"
     net = stacked(layers.Conv2D(4, 3, activation="relu", dtype=dtype), layers.GlobalAveragePooling2D(dtype=dtype),

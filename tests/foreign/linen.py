@@ -235,7 +235,7 @@ def prelu_and_weight_norm():
     return one_example(Prelu(), uniform(18, 6))
 
 
-@model("half precision", precision=0.1)
+@model("half precision")
 def bfloat16_mlp(wrap, dtype=jnp.bfloat16):
     act = wrap(nn.relu)
 

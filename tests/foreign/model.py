@@ -29,8 +29,7 @@ class Model(NamedTuple):
 
     linear: between the activations that `wrap` reaches lie only linear maps with their biases, sums and poolings;
     honest: its derivative is that of its values, not that of a rule of its own;
-    channels: the axis of the channels in the values of its layers;
-    precision: relative, of what it computes, where that is not float64's.
+    channels: the axis of the channels in the values of its layers.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Model(NamedTuple):
     linear: bool
     honest: bool
     channels: int
-    precision: float
 
     def takes(self, option: str) -> bool:
         return option in inspect.signature(self.make).parameters
@@ -54,10 +52,10 @@ def collection(package: str) -> tuple[dict[str, Model], Callable]:
     """The models of one package by name, and the decorator that enters a maker: @model(family, ...)."""
     models = {}
 
-    def model(family: str, *, linear: bool = True, honest: bool = True, channels: int = -1, precision: float = 0.0):
+    def model(family: str, *, linear: bool = True, honest: bool = True, channels: int = -1):
         def enter(make):
             name = f"{package}/{make.__name__}"
-            models[name] = Model(name, family, make, linear, honest, channels, precision)
+            models[name] = Model(name, family, make, linear, honest, channels)
             return make
 
         return enter

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from foreign.features import FEATURES
 
-__all__ = ["DOCUMENT", "write"]
+__all__ = ["DOCUMENT", "known_failures", "write", "write_known_failures"]
 
+KNOWN = Path(__file__).with_name("known_failures.txt")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 INTRODUCTION = """# Which models work
 
@@ -23,9 +24,23 @@ built with other activations, numpy, sampling. A cell says
 - **wrong**: a defect that is known and not mended (`tests/foreign/known_failures.txt`).
 
 A refusal is a `ValueError` (`rewrite.RewriteError` and its kin), raised before anything is computed where that is
-possible. Where the words hold a shape, that of one model stands for all.
+possible. Where words name operations, these are all that any model was refused for.
 
 """
+
+
+def known_failures() -> dict[tuple[str, str], str]:
+    """What is wrong today, by (model, feature)."""
+    lines = (line.split(maxsplit=2) for line in KNOWN.read_text().splitlines())
+    return {(model, feature): words for model, feature, words in lines}
+
+
+def write_known_failures(cells) -> None:
+    """The list anew for the cells of a run; the others stay."""
+    run = {(model, feature): words for model, _, feature, words in cells}
+    found = {cell: words for cell, words in known_failures().items() if cell not in run}
+    found |= {cell: words.removeprefix("wrong: ") for cell, words in run.items() if words.startswith("wrong")}
+    KNOWN.write_text("".join(f"{model} {feature} {words}\n" for (model, feature), words in sorted(found.items())))
 
 
 def write(cells) -> None:
@@ -41,14 +56,20 @@ def document(cells) -> str:
     by_cell, notes = defaultdict(list), {}
     for _, family, feature, words in sorted(cells):
         by_cell[family, feature].append(words)
-    note = lambda words: notes.setdefault(_general(words), len(notes) + 1)
+
+    def note(words):
+        general, names = _general(words)
+        number, known = notes.setdefault(general, (len(notes) + 1, set()))
+        known.update(names)
+        return number
+
     families = sorted({family for _, family, *_ in cells}, key=str.lower)
     sizes = Counter(family for _, family, feature, _ in cells if feature == "gradient")
     header = ["family", "models", *(f.replace("_", " ") for f in FEATURES)]
     rows = [[family, str(sizes[family]), *(_cell(by_cell[family, f], note) for f in FEATURES)] for family in families]
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
     judged = [f"- **{name.replace('_', ' ')}**: {check.__doc__.splitlines()[0]}" for name, check in FEATURES.items()]
-    words = [f"{number}. {text}" for text, number in notes.items()]
+    words = [f"{number}. {text.format(', '.join(sorted(names)))}" for text, (number, names) in notes.items()]
     intro = INTRODUCTION.format(models=len({model for model, *_ in cells}))
     parts = "\n".join(lines), "## Words", "\n".join(words), "## How each was judged", "\n".join(judged)
     return intro + "\n\n".join(parts) + "\n"
@@ -59,8 +80,8 @@ def _cell(words, note) -> str:
     words = [w for w in words if w]
     if not words:
         return "—"
-    if "wrong" in words:
-        return f"**wrong** ({words.count('wrong')}/{len(words)})"
+    if wrong := [w for w in words if w.startswith("wrong")]:
+        return f"**wrong** ({len(wrong)}/{len(words)})"
     working = [w for w in words if w.startswith("works")]
     numbers = sorted({note(w.removeprefix("works, and warns: ")) for w in words if w != "works"})
     listed = f"[{', '.join(map(str, numbers))}]" if numbers else ""
@@ -68,6 +89,10 @@ def _cell(words, note) -> str:
     return f"{share} {listed}".strip()
 
 
-def _general(words: str) -> str:
-    """Words without the shapes of one model, so that one note serves for several."""
-    return re.sub(r"\(\d[\d, ]*\)", "(...)", words).replace("|", "\\|")
+def _general(words: str) -> tuple[str, list[str]]:
+    """Words that serve for several models, "{}" for the operations that they name, and these."""
+    found = re.search(r"(?:no bound is known for|no propagation rule for|on the image through) ([^;:]+)", words)
+    names = found[1] if found else ""
+    words = words.replace("{", "{{").replace("}", "}}").replace("|", "\\|")
+    words = words.replace(names, "{}", 1) if found else words
+    return re.sub(r"\(\d[\d, ]*\)", "(...)", words), names.split(", ")

@@ -2,24 +2,22 @@
 
 The default suite runs a sample of the models without the dear features; `-m slow` the rest; `make table` everything,
 and writes docs/models.md. What fails today is listed in known_failures.txt, one line a cell, strictly: a cell that is
-mended has to leave the list.
+mended has to leave the list (`--write-known` writes it from a run).
 """
 
 import functools
 import importlib
-from pathlib import Path
 
 import pytest
 
 from foreign.features import FEATURES
-from foreign.judge import Subject, verdict
-from foreign.table import DOCUMENT
+from foreign.judge import Subject, first_line, verdict
+from foreign.table import DOCUMENT, known_failures
 
 PACKAGES = {"plain": "jax", "products": "jax", "spellings": "jax", "control": "jax", "linen": "flax", "nnx": "flax",
             "equinox_": "equinox", "haiku_": "haiku", "keras_": "keras"}
 DEAR = {"manipulation", "largest_change", "weights_in_place", "gradient_bounds", "integrated_gradients", "softplus"}
 EVERY = 15  # one model in so many runs in the default suite, with what is not dear
-KNOWN = [line.split(maxsplit=2) for line in Path(__file__).with_name("known_failures.txt").read_text().splitlines()]
 
 
 def _models():
@@ -39,7 +37,7 @@ MODELS, MISSING = _models()
 
 
 def _cells():
-    known = {(model, feature): reason for model, feature, reason in KNOWN}
+    known = known_failures()
     for i, model in enumerate(MODELS):
         for feature in FEATURES:
             marks = [] if i % EVERY == 0 and feature not in DEAR else [pytest.mark.slow]
@@ -60,17 +58,17 @@ def test_right_or_refused(model, feature, record_property, x64):
     if feature == "weights_in_place" and not subject(model).update:
         record_property("cell", [model, MODELS[model].family, feature, ""])
         return
-    words = "wrong"
     try:
         words = verdict(FEATURES[feature], subject(model))
+    except Exception as error:
+        words = f"wrong: {type(error).__name__}: {first_line(error)}"
+        raise
     finally:
         record_property("cell", [model, MODELS[model].family, feature, words])
 
 
 def test_known_failures_are_cells():
-    unknown = [(model, feature) for model, feature, _ in KNOWN if feature not in FEATURES or (
-        model not in MODELS and not MISSING)]
-    assert not unknown
+    assert [cell for cell in known_failures() if cell[1] not in FEATURES or not (cell[0] in MODELS or MISSING)] == []
 
 
 def test_the_zoo_is_large():
