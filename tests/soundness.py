@@ -4,13 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-
 from spellings import Spelling, draw, spelling
+
 from xmanip_jax import explain, geometry, rewrite
 
 CLASS = 1
-CERTIFIED = ("outputs", "outputs linear", "gradients", "gradients linear", "heat maps", "their change", "top k", "signs",
-             "hessian", "hessian spectral", "hessian anywhere", "gradient change", "normal change")
+CERTIFIED = ("outputs", "outputs linear", "gradients", "gradients linear", "heat maps", "their change", "top k",
+             "signs", "hessian", "hessian spectral", "hessian anywhere", "gradient change", "normal change")
 FEW = 3  # points at which Hessians are taken
 
 
@@ -24,8 +24,8 @@ def check(seed: int, networks: int, points: int, *, linear: bool = True) -> dict
     dtype = (jnp.float32, jnp.float64)[seed % 2]
     record = {"seed": seed, "spelling": made.name, "dtype": dtype.__name__, "networks": networks, "points": points}
     curvature = _refusal(lambda x, w: geometry.gradient_change_bound(partial(made.apply, w), x, x, CLASS), made, dtype)
-    refused = _refusal(lambda x, w: geometry.gradient_bounds(partial(made.apply, w), geometry.ball(x, 0.1), CLASS), made,
-                       dtype)
+    refused = _refusal(lambda x, w: geometry.gradient_bounds(partial(made.apply, w), geometry.ball(x, 0.1), CLASS),
+                       made, dtype)
     if refused:
         return record | {"refused": refused}
     anywhere = _refusal(lambda x, w: geometry.hessian_bound(partial(made.apply, w), x, CLASS), made, dtype)

@@ -1,7 +1,7 @@
 """Random networks in random spellings: blocks (rng, shape) -> (shapes of weights, apply(weights, h), shape of result).
 
-Vectors and images of a few numbers, so that thousands of networks can be compiled. Names lie, shapes broadcast, rules are
-the user's own; some spellings are refused.
+Vectors and images of a few numbers, so that thousands of networks can be compiled. Names lie, shapes broadcast, rules
+are the user's own; some spellings are refused.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,8 @@ def draw(made: Spelling, key, count: int, dtype) -> list:
     """Gaussian weights of `count` networks, of variance 2 / fan-in."""
     keys = jax.random.split(key, len(made.weights) + 1)
     scale = lambda s: 0.3 if len(s) == 1 else (2 / np.prod(s[:-1] if len(s) == 4 else s[1:])) ** 0.5
-    return [jax.random.normal(k, (count, *s), dtype) * float(scale(s)) for k, s in zip(keys, made.weights, strict=False)]
+    draws = zip(keys, made.weights, strict=False)
+    return [jax.random.normal(k, (count, *s), dtype) * float(scale(s)) for k, s in draws]
 
 
 # Activations, by what they are and how they are written.
@@ -232,7 +233,8 @@ def quotient(rng, shape):
 
 def refused(rng, shape):
     """What has no bound."""
-    return [], (lambda w, x: nn.softmax(x), lambda w, x: jnp.cumprod(x), lambda w, x: jnp.sort(x))[rng.integers(3)], shape
+    choices = lambda w, x: nn.softmax(x), lambda w, x: jnp.cumprod(x), lambda w, x: jnp.sort(x)
+    return [], choices[rng.integers(3)], shape
 
 
 def alone(rng, shape):
@@ -240,7 +242,8 @@ def alone(rng, shape):
     return [], lambda w, x: act(x), shape
 
 
-VECTOR_BLOCKS = {"layer": layer, "refused": refused, "layer 2": layer, "layer 3": layer, "residual": residual, "gate": gated, "glu": glu,
+VECTOR_BLOCKS = {"layer": layer, "refused": refused, "layer 2": layer, "layer 3": layer, "residual": residual,
+                 "gate": gated, "glu": glu,
                  "highway": highway, "norm": normalised, "broadcast": broadcast, "maxima": maxima, "routes": routed,
                  "quotient": quotient, "alone": alone, "layer 4": layer, "residual 2": residual}
 

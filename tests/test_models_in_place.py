@@ -108,7 +108,7 @@ def test_every_driver_sees_a_change(driver):
     f = lambda x: module(x)
     check(run(f), f)
     first, more = len(traces), []
-    assert driver != "manipulation" or first == 4  # shapes; the first look, the step and the verdict, compiled once each
+    assert driver != "manipulation" or first == 4  # shapes; first look, step and verdict, once each
     for change in (lambda module: None, updated, deeper):
         change(module)
         check(run(f), f)
