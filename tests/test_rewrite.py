@@ -240,3 +240,13 @@ def test_tap_refuses_unknown_layers_and_loops():
     loop = lambda x: lax.scan(lambda c, _: (checkpoint_name(c, "h"), None), x, None, length=2)[0]
     with pytest.raises(rewrite.LayerError, match="loop"):
         rewrite.tap(loop, "h")(x, 0.0)
+
+
+def test_a_module_changed_in_place_is_traced_anew():
+    module = nnx.Linear(5, 3, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+    f = lambda x: nnx.relu(module(x))
+    scale = lambda: float(rewrite.linear_layers(f)(x)["dense#0"].w.max())
+    before = scale()
+    module.kernel[...] *= 2
+    assert scale() == 2 * before
+    np.testing.assert_allclose(rewrite.replace(f, {"relu": jnp.abs})(x), jnp.abs(module(x)))

@@ -13,8 +13,13 @@ MODELS, model = collection("control")
 
 @model("broadcasts")
 def plus_its_mean(wrap):
-    act, v = wrap(jax.nn.softplus), uniform(25, 2, 3, low=0.5, high=1.0)
-    return lambda x: act(0.1 * x + x.mean((0, 1), keepdims=True)).sum((0, 1)) @ v, uniform(13, 6, 6, 2)
+    act = wrap(jax.nn.softplus)
+
+    def f(x):
+        h = act(0.1 * x + x.mean((0, 1), keepdims=True))
+        return (h * biases(25, 2)).ravel() @ weights(26, 72, 3)
+
+    return f, uniform(13, 6, 6, 2)
 
 
 @model("broadcasts")

@@ -80,6 +80,8 @@ def test_the_zoo_is_large():
 
 
 def test_the_table_names_every_family_and_feature():
+    if not DOCUMENT.exists():
+        pytest.skip("docs/models.md is not written yet: make table")
     text = DOCUMENT.read_text()
     families = {model.family for model in MODELS.values()}
     assert [f for f in families if f"| {f} |" not in text] == []

@@ -12,7 +12,8 @@ from .objective import View
 __all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "warn_of_broken"]
 
 # Of the activations that rewrite.inspect names: the gradient of their slope is zero wherever it exists.
-_PIECEWISE_LINEAR = {"relu", "relu6", "leaky_relu", "hard_sigmoid", "hard_tanh", "max", "maximum"}
+_PIECEWISE_LINEAR = {"abs", "clip", "hard_sigmoid", "hard_tanh", "leaky_relu", "max", "maximum", "minimum", "piecewise",
+                     "relu", "relu6", "sparse_sigmoid"}
 
 _SLOPES = ("a slope between the pixels and the objective is infinite or undefined, as those of a root, a norm, a "
            "logarithm or a quotient at 0 are: give it a floor, or start elsewhere (start_noise)")

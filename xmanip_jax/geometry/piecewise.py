@@ -38,7 +38,7 @@ def warn_if_it_jumps(slope: Callable[[Any], Any], x: Any, product: Callable[[Any
 
 def _depends(f, x):
     """Whether operations lead from x to a result of `f` in its trace."""
-    jaxpr = jax.make_jaxpr(f)(x).jaxpr
+    jaxpr = jax.make_jaxpr(lambda x: f(x))(x).jaxpr
     live = set(jaxpr.invars)
     reached = lambda variables: any(not isinstance(v, Literal) and v in live for v in variables)
     for eqn in jaxpr.eqns:

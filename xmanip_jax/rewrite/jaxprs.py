@@ -10,7 +10,8 @@ __all__ = ["Literal", "bind", "bodies", "body", "convolves", "eqn_name", "is_cus
 
 def trace(f, *args):
     """Trace `f`: (open jaxpr, its constants, flat arguments, structure of the result)."""
-    closed, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    anew = lambda *args: f(*args)  # make_jaxpr remembers functions: a module that changed in place would be the old one
+    closed, shape = jax.make_jaxpr(anew, return_shape=True)(*args)
     return closed.jaxpr, closed.consts, jax.tree.leaves(args), jax.tree.structure(shape)
 
 
@@ -34,7 +35,7 @@ def subjaxprs(eqn):
 
 def convolves(f, *args):
     """Whether `f` contains a convolution, which XLA on CPU runs several times slower inside a loop primitive."""
-    open_jaxprs = [jax.make_jaxpr(f)(*args).jaxpr]
+    open_jaxprs = [trace(f, *args)[0]]
     while open_jaxprs:
         for eqn in open_jaxprs.pop().eqns:
             if eqn.primitive is prims.conv_general_dilated_p:
