@@ -162,7 +162,7 @@ def test_what_jumps_is_refused():
     x = jnp.ones((4, 4, 1))
     relu = lambda x: jax.nn.relu(x).sum((0, 1))
     pool = lambda x: lax.reduce_window(jnp.tanh(x), -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), "VALID").sum((0, 1))
-    for f, match in ((relu, "relu makes the gradient jump"), (pool, "max-pooling makes the gradient jump")):
+    for f, match in ((relu, "relu .*makes the gradient jump"), (pool, "max-pooling makes the gradient jump")):
         for bound in (lambda f: geometry.hessian_bound(f, x, 0), lambda f: geometry.gradient_change_bound(f, x, x, 0),
                       lambda f: geometry.normal_change_bound(f, x, x, 0)):
             with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):

@@ -148,7 +148,7 @@ def test_directions_and_mixed_targets():
 
 def test_errors_name_what_is_wrong():
     x = jnp.ones(3)
-    for match, f in (("lgamma, sort", lambda x: jnp.sort(jax.lax.lgamma(x))), ("cumprod", lambda x: jnp.cumprod(x)),
+    for match, f in (("lgamma.*sort", lambda x: jnp.sort(jax.lax.lgamma(x))), ("cumprod", lambda x: jnp.cumprod(x)),
                      ("dot_general", lambda x: x @ x[::-1])):
         with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
             geometry.gradient_bounds(f, Box(x, x), 0)

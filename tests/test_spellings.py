@@ -273,3 +273,12 @@ def test_a_rule_of_the_model_s_own_decides():
 
     my_relu.defjvp(lambda p, t: (my_relu(*p), jnp.where(p[0] > 0, t[0], 0.0)))
     assert rewrite.inspect(my_relu, x).activations == {"relu": 1}
+
+
+def test_infinite_bounds_are_no_activation():
+    head = lambda x: jax.nn.softmax(jax.nn.relu(x @ W))
+    assert rewrite.inspect(head, x).activations == {"relu": 1}
+    assert rewrite.inspect(lambda x: jnp.minimum(jnp.maximum(x, -jnp.inf), jnp.inf), x).activations == {}
+    assert rewrite.inspect(lambda x: jnp.maximum(x, 1e-30), x).activations == {"maximum": 1}
+    guided = by_hand(jax.nn.relu, lambda g, slope: jnp.maximum(g, 0) * slope)
+    close(explain.guided_backprop()(head, x, 1), jax.grad(lambda x: jax.nn.softmax(guided(x @ W))[1])(x))

@@ -61,11 +61,11 @@ def activation(stage: Stage) -> Activation:
     function = stage.operation.known
     if function and function.name in TABLE:
         parameters = (stage.operands[p[1]] if isinstance(p, tuple) else p for p in function.parameters)
-        return known(function.name, run, TABLE[function.name](*parameters))
-    shape, = stage.shapes
+        return known(str(stage.operation), run, TABLE[function.name](*parameters))
+    shape, = stage.shapes  # of the argument, too
     if (name := primitive_of(run, shape)) in PRIMITIVES:
-        return known(name, run, PRIMITIVES[name])
-    return enclosed(stage.operation.name, run, shape)
+        return known(str(stage.operation), run, PRIMITIVES[name])
+    return enclosed(str(stage.operation), run, shape)
 
 
 def known(name: str, run: Callable[[Array], Array], shape: Shape) -> Activation:

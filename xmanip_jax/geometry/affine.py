@@ -11,6 +11,7 @@ import numpy as np
 from ..rewrite import Stage
 from ..types import Array
 from .base import epsilon
+from .custom_rules import primitive_of
 from .operator_norms import layer_norm, matrix_norm
 
 __all__ = ["Affine", "affine", "moved"]
@@ -66,13 +67,18 @@ class Affine(NamedTuple):
 
 
 def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | None:
-    """The stage as an affine map, or None. shapes: those of the carried operands."""
+    """The stage as an affine map, or None: of what it carries, or once of a value that it carries twice.
+
+    shapes: those of the carried operands.
+    """
     operation, name = stage.operation, stage.operation.name
     if operation.merge:
         return _layer(stage, shapes)
+    if operation.kind == "elementwise":
+        run = lambda x: _results(operation.apply(*(x if isinstance(o, int) else o for o in stage.operands)))
+        single = len(set(stage.carried)) == 1 and primitive_of(lambda x: run(x)[0], shapes[0]) in _SCALES
+        return _scaled(run, shapes[:1], stage.shapes) if single else None
     run = lambda *x: _results(operation.apply(*_with(stage, x)))
-    if operation.kind == "elementwise" and name in _SCALES and len(stage.carried) == 1:
-        return _scaled(run, shapes, stage.shapes)
     if operation.kind == "add":
         return moved(run, shapes, stage.shapes, lambda a, b: (a + b,))
     if operation.kind == "sum" or (name in _ROUTES and not _chooses_by_image(stage)):

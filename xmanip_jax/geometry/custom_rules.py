@@ -5,13 +5,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ..pooling import max_pool
 from ..rewrite import UnsupportedPrimitiveError
-from ..rewrite.jaxprs import Literal, bind, bodies, is_custom_rule, prims, subjaxprs
+from ..rewrite.jaxprs import Literal, bind, is_custom_rule, prims, subjaxprs
 from ..types import Array
 from .enclosure import walk
 
-__all__ = ["has_rule", "is_max_pool", "opened", "primitive_of", "slope_of"]
+__all__ = ["has_rule", "opened", "primitive_of", "slope_of"]
 
 _MOVES = {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "expand_dims", "neg", "reduce_sum", "reshape",
           "squeeze", "transpose"}
@@ -50,32 +49,10 @@ def has_rule(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) ->
 
 
 def primitive_of(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> str | None:
-    """The name of the one operation that the function is, else None."""
-    eqn = _only(jax.make_jaxpr(function)(shape).jaxpr)
-    return None if eqn is None else eqn.primitive.name
-
-
-def is_max_pool(function: Callable[[Array], Array], shape: jax.ShapeDtypeStruct) -> bool:
-    """Whether the function is lax.reduce_window with max, derivative included, or `models.max_pool`."""
-    eqn, calls = _only(jax.make_jaxpr(function)(shape).jaxpr), []
-    while eqn is not None and bodies(eqn):
-        calls.append(eqn)
-        eqn = _only(subjaxprs(eqn)[0])
-    if eqn is None or eqn.primitive.name != "reduce_window_max":
-        return False
-    if not any(map(is_custom_rule, calls)):
-        return True
-    window, stride = eqn.params["window_dimensions"][-2], eqn.params["window_strides"][-2]
-    padding = eqn.params["padding"][-2][0]
-    rule = lambda f: str(jax.make_jaxpr(lambda x, t: jax.jvp(f, (x,), (t,))[1])(shape, shape))
-    own = [lambda x, ceil=ceil: max_pool(x, window, stride, ceil, padding) for ceil in (False, True)]
-    return len(shape.shape) >= 3 and 2 * padding <= window and rule(function) in map(rule, own)
-
-
-def _only(jaxpr):
-    """The one equation of a jaxpr that makes its result from its argument, or None."""
-    single = len(jaxpr.eqns) == 1 and len(jaxpr.invars) == 1 and jaxpr.eqns[0].invars == jaxpr.invars
-    return jaxpr.eqns[0] if single and jaxpr.eqns[0].outvars == jaxpr.outvars else None
+    """The name of the one operation that the function is, constants apart; else None."""
+    jaxpr = jax.make_jaxpr(function)(shape).jaxpr
+    single = len(jaxpr.eqns) == 1 and jaxpr.eqns[0].outvars == jaxpr.outvars
+    return jaxpr.eqns[0].primitive.name if single else None
 
 
 def _holds(jaxpr, condition):

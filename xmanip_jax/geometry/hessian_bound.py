@@ -1,5 +1,7 @@
 """Bounds of a network's curvature from its weights, and of what its gradient can do between two points."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,9 +49,9 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
     if spectral and box is None:
         raise ValueError("spectral=True needs a box; without one derivatives are bounded in the Euclidean norm only")
     if box is not None:
-        return _hessian_over(forward(f, box, linear=linear, weights=0.0), target, spectral)
+        return hessian_over(forward(f, box, linear=linear, weights=0.0), target, spectral)
     network, logits = read(f, jnp.asarray(x)), jax.eval_shape(f, x)
-    _check(network, anywhere=True)
+    check_smooth(network, anywhere=True)
     start = direction(jnp.zeros(logits.shape, logits.dtype), target)
     norms = _norms(network)
     reach = _jacobian_norms(network, norms, None)
@@ -68,7 +70,7 @@ def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linea
     >>> round(float(gradient_change_bound(f, jnp.zeros(1), jnp.full(1, 0.1), 0)), 3)
     0.099
     """
-    return jnp.minimum(*_changes(f, x, y, target, linear)[:2])
+    return changes(f, x, y, target, linear).gradient
 
 
 def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
@@ -85,18 +87,38 @@ def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear:
     >>> round(float(normal_change_bound(f, jnp.zeros(2), jnp.full(2, 0.1), 0)), 3)
     0.012
     """
-    along, apart, here, least = _changes(f, x, y, target, linear)
+    return changes(f, x, y, target, linear).normal
+
+
+class Changes(NamedTuple):
+    """`gradient_change_bound` and `normal_change_bound`: what gradient and normal do between two points, at most."""
+
+    gradient: Array
+    normal: Array
+
+
+def changes(f: Model, x: Array, y: Array, target: Target, linear: bool) -> Changes:
+    """Both from one pass over the network."""
+    box = _between(x, y)
+    x = jnp.asarray(x, box.lower.dtype)
+    trace = forward(f, box, linear=linear, weights=0.0)
+    along = _length(x, y) * hessian_over(trace, target, spectral=True)
+    along = jnp.where(jnp.isnan(along), jnp.inf, along)  # no length times no bound
+    at_x, there = gradient_bounds(f, Box(x, x), target, linear=linear), gradient_over(trace, target)
+    slack = 4 * jnp.size(x) * epsilon(along)
+    apart = _euclid(jnp.maximum(jnp.maximum(there.upper - at_x.lower, at_x.upper - there.lower), 0)) * (1 + slack)
+    here, least = (_euclid(sizes(b).lower) * (1 - slack) for b in (at_x, there))
     change = jnp.minimum(along, apart)
     lengths = here + jnp.maximum(least, here - change)
     theorem = jnp.where(least > 0, along / jnp.where(least > 0, least, 1), 2)
     distance = jnp.where(lengths > 0, 2 * change / jnp.where(lengths > 0, lengths, 1), 2)
-    return jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * epsilon(change)), 2)
+    return Changes(change, jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * epsilon(change)), 2))
 
 
-def _hessian_over(trace: Trace, target: Target, spectral: bool) -> Array:
+def hessian_over(trace: Trace, target: Target, spectral: bool) -> Array:
     """`hessian_bound` from what is known of the values over a box."""
     network = trace.network
-    _check(network)
+    check_smooth(network)
     reach = _jacobian_norms(network, _norms(network), trace)
     return _summed(network, _curved(trace, target, reach, spectral))
 
@@ -105,19 +127,6 @@ def _summed(network, terms):
     """The sum of what every activation and product contributes, rounded up."""
     total = sum(terms, jnp.zeros(()))
     return total * (1 + 64 * epsilon(total) * len(network.steps))
-
-
-def _changes(f, x, y, target, linear):
-    """||x - y|| sup ||H||_2; how far apart the gradients' intervals are; least ||grad g|| at x and in the box."""
-    box = _between(x, y)
-    x = jnp.asarray(x, box.lower.dtype)
-    trace = forward(f, box, linear=linear, weights=0.0)
-    along = _length(x, y) * _hessian_over(trace, target, spectral=True)
-    here, there = gradient_bounds(f, Box(x, x), target, linear=linear), gradient_over(trace, target)
-    apart = _euclid(jnp.maximum(jnp.maximum(there.upper - here.lower, here.upper - there.lower), 0))
-    lower = [_euclid(sizes(b).lower) for b in (here, there)]
-    slack = 4 * jnp.size(x) * epsilon(apart)
-    return along, apart * (1 + slack), *(v * (1 - slack) for v in lower)
 
 
 def _between(x, y):
@@ -132,7 +141,7 @@ def _length(x, y) -> ArrayLike:
     return length * (1 + jnp.size(x) * epsilon(length))
 
 
-def _check(network: Network, anywhere: bool = False) -> None:
+def check_smooth(network: Network, anywhere: bool = False) -> None:
     """Refuse what makes the gradient jump and, without a box, what has no bound at all inputs."""
     parts = [step.part for step in network.steps]
     if any(isinstance(part, Windows) for part in parts):

@@ -1,7 +1,6 @@
 """A model as a sequence of affine maps, activations, products and maxima: what bounds of a network walk along."""
 
 import itertools
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from .windows import Windows, over_axes, windows
 
 __all__ = ["Network", "Product", "Step", "read"]
 
-_PAIRS = ("mul", "div", "max", "min")
+_ELEMENTWISE = ("activation", "custom", "elementwise", "product", "quotient", "route", "statistic")
 
 
 class Product(NamedTuple):
@@ -53,12 +52,8 @@ def read(f: Model, x: Array) -> Network:
     Raises rewrite.UnsupportedPrimitiveError naming every operation that is none of the four, and derivative rules of
     the model's own that no bound covers.
     """
-    with jax.default_matmul_precision("highest"), warnings.catch_warnings():
-        warnings.simplefilter("error", rewrite.LostRuleWarning)
-        try:
-            program = rewrite.stages(f, x)
-        except rewrite.LostRuleWarning as lost:
-            raise rewrite.UnsupportedPrimitiveError(f"no bound is known: {lost}") from lost
+    with jax.default_matmul_precision("highest"):
+        program = rewrite.stages(f, x)
     network = Network([], program.image, program.result, {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)})
     fresh, unknown = itertools.count(1 + max((n for s in program.stages for n in s.results), default=0)), {}
     for stage in program.stages:
@@ -66,7 +61,7 @@ def read(f: Model, x: Array) -> Network:
         try:
             _append(network, stage, fresh)
         except rewrite.UnsupportedPrimitiveError as error:
-            unknown[_name(stage.operation)] = str(error)
+            unknown[str(stage.operation)] = str(error)
     if unknown:
         reasons = "; ".join(reason for reason in dict.fromkeys(unknown.values()) if reason)
         raise rewrite.UnsupportedPrimitiveError(
@@ -77,16 +72,12 @@ def read(f: Model, x: Array) -> Network:
     return network
 
 
-def _name(operation):
-    place = getattr(operation, "place", "")
-    return f"{operation.name} ({place})" if place else operation.name
-
-
 def _append(network, stage, fresh):
     """The steps of a stage: one, but two for a quotient and several for a maximum of two values and for a minimum."""
     add = lambda *step: network.steps.append(Step(*step))
-    kind, name = stage.operation.kind, stage.operation.name
-    out = stage.shapes[0]
+    kind, name, (out, *_) = stage.operation.kind, stage.operation.name, stage.shapes
+    carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
+    one = len(set(carried)) == 1
 
     def inner(part, carried, shape):
         number = next(fresh)
@@ -94,28 +85,17 @@ def _append(network, stage, fresh):
         add(part, carried, (number,), (shape,))
         return number
 
-    def widened(number):
-        """A value that is broadcast to the result's shape."""
-        source = network.shapes[number]
-        if source.shape == out.shape:
-            return number
-        shape = jax.ShapeDtypeStruct(out.shape, source.dtype)
-        return inner(moved(lambda v: (jnp.broadcast_to(v, out.shape),), (source,), (shape,)), (number,), shape)
-
-    if kind in ("activation", "statistic", "add", "elementwise", "product", "quotient") or name in _PAIRS:
-        stage = stage._replace(operands=tuple(widened(o) if isinstance(o, int) else o for o in stage.operands))
-    carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
-    one, two = len(set(carried)) == 1, len(set(carried)) == 2
     if part := windows(stage, shapes[0]) or affine(stage, shapes):
-        add(part, carried, stage.results, stage.shapes, stage.operation.merge is not None)
-    elif one and (kind in ("activation", "statistic", "elementwise", "product", "quotient") or name in _PAIRS):
+        add(part, carried[:len(part.shapes)] if isinstance(part, Affine) else carried, stage.results, stage.shapes,
+            stage.operation.merge is not None)
+    elif one and kind in _ELEMENTWISE and shapes[0].shape == out.shape:
         add(activation(stage), carried[:1], stage.results, stage.shapes)
-    elif two and (kind == "product" or name == "mul"):
+    elif kind == "product":
         add(Product(out), carried, stage.results, stage.shapes)
-    elif two and (kind == "quotient" or name == "div"):
+    elif kind == "quotient":
         inverse = inner(known("div", jnp.reciprocal, RECIPROCAL), carried[1:], shapes[1])
         add(Product(out), (carried[0], inverse), stage.results, stage.shapes)
-    elif two and name in ("max", "min"):
+    elif name in ("max", "min") and len(carried) == 2:
         sign = 1 if name == "max" else -1
         pair = jax.ShapeDtypeStruct((2, *out.shape), out.dtype)
         stacked = lambda *v: (sign * jnp.stack(v),)

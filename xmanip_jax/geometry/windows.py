@@ -12,7 +12,6 @@ import numpy as np
 from ..rewrite import Stage
 from ..types import Array
 from .base import epsilon
-from .custom_rules import is_max_pool
 
 __all__ = ["Windows", "over_axes", "windows"]
 
@@ -55,8 +54,7 @@ def windows(stage: Stage, shape: jax.ShapeDtypeStruct) -> Windows | None:
     if operation.kind != "max_pool" or "window_dimensions" not in operation.params:
         return None
     p = operation.params
-    dilated = any(d != 1 for name in ("base_dilation", "window_dilation") for d in p.get(name, ()))
-    if dilated or not is_max_pool(operation.apply, shape):
+    if any(d != 1 for name in ("base_dilation", "window_dilation") for d in p.get(name, ())):
         return None
 
     def parts(v, fill):

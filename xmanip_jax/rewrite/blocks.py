@@ -166,11 +166,17 @@ def _share(flat, node):
     if name == "select_n":
         fixed = isinstance(node.inputs[0], Literal) or node.inputs[0] not in flat.depends
         return "neutral" if fixed else "curved"
-    if name in NEUTRAL and name != "stop_gradient":
+    if (name in NEUTRAL and name != "stop_gradient") or _never_acts(flat, node):
         return "neutral"
     scaled = name == "mul" and len(own) == 1
     linear = scaled or name in ("add", "add_any", "sub", "neg")
     return "affine" if linear or (name == "div" and node.inputs[1] not in own) else "curved"
+
+
+def _never_acts(flat, node):
+    """A maximum with minus infinity, as jax.nn.softmax takes one, or a minimum with infinity."""
+    bound = {"max": -np.inf, "min": np.inf}.get(node.eqn.primitive.name)
+    return bound is not None and bound in [constant_of(flat, i) for i in node.inputs]
 
 
 def _merged(flat, parts):

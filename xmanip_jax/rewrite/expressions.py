@@ -292,4 +292,4 @@ def _match_any_order(patterns, terms, tolerance, found):
 
 
 def _close(a, b, tolerance):
-    return a == b or abs(a - b) <= tolerance * max(abs(a), abs(b))
+    return a == b or (bool(np.isfinite([a, b]).all()) and abs(a - b) <= tolerance * max(abs(a), abs(b)))
