@@ -151,8 +151,10 @@ def _between(function, lower, upper, places):
     """The least and the largest of a function's values at the ends and at the places between them."""
     dtype = lower.dtype
     between = [jnp.minimum(jnp.maximum(jnp.asarray(p, dtype), lower), upper) for p in places]
-    found = jax.vmap(function)(jnp.stack([lower, upper, *between]))
-    return found.min(0), found.max(0)
+    found = list(jax.vmap(function)(jnp.stack([lower, upper, *between])))
+    # Chosen by comparison: the derivative of min compares a value with itself recomputed, and may be 0 / 0.
+    least = functools.reduce(lambda a, b: jnp.where((a < b) | jnp.isnan(a), a, b), found)
+    return least, functools.reduce(lambda a, b: jnp.where((a > b) | jnp.isnan(a), a, b), found)
 
 
 def _sound(least, largest):
