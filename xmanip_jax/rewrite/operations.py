@@ -50,7 +50,8 @@ def kind_of(flat: Flat, unit: Unit, tags: list[Tag | None]) -> str:
     axes or windows;  "product" and "quotient": of two carried operands;  "max_pool", "max";  "activation": a curved
     elementwise function of one operand;  "elementwise": an affine one, constants added or multiplied;  "statistic": a
     curved one that only scales a normalisation;  "step": a comparison, or what derivatives take for a constant;
-    "route": moves values without changing them;  "select": a choice between values;  "custom": a function with a derivative rule of its own;  "other": anything else.
+    "route": moves values without changing them;  "select": a choice between values;  "custom": a function with a
+    derivative rule of its own;  "other": anything else.
     """
     carried = [bool(t and t.carried) for t in tags]
     if unit.role != "single":
