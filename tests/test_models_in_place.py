@@ -252,10 +252,13 @@ def test_a_module_of_nnx():
     check(run(lambda x: f(x)), f)
 
 
-def test_a_model_of_keras():
+def test_a_model_of_keras(request):
     keras = pytest.importorskip("keras", reason="Keras is not installed")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend than JAX: set KERAS_BACKEND=jax")
+    usual = keras.config.floatx()  # tests/foreign takes float64
+    request.addfinalizer(lambda: keras.config.set_floatx(usual))
+    keras.config.set_floatx("float32")
     module = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(4, 3, activation="softplus"),
                                keras.layers.Flatten(), keras.layers.Dense(3)])
     f, run = lambda x: module(x[None])[0], search(explain.gradient())
