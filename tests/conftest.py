@@ -1,6 +1,7 @@
 """Float64 is available to every test; models and attacks of the default suite ask for float32 themselves."""
 
 import os
+import zlib
 
 # Tests compile much and compute little; two devices are there for sharding.
 FLAGS = "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true", \
@@ -19,3 +20,12 @@ def x64():
     """Double precision inside one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of what is marked sampled(k) the default suite runs one case in k, chosen by its name; `make slow` the rest."""
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark and zlib.crc32(item.name.encode()) % mark.args[0]:
+            item.add_marker(pytest.mark.slow)

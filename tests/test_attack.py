@@ -121,6 +121,7 @@ def test_progress_is_reported():
     assert (np.diff([p.best for p in seen], axis=0) <= 0).all() and seen[0].heatmap.shape == (3, 8, 8)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("e", [
     explain.gradient_x_input(), pytest.param(explain.integrated_gradients(steps=4), marks=pytest.mark.slow),
     explain.smoothgrad(explain.gradient(), sigma=0.3, samples=8),
@@ -202,6 +203,7 @@ def test_greedy_pixels_release_one_more_each_step():
     assert stopped.heatmap.shape == GOAL.shape
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("term", [
     attack.match_map(), attack.keep_output(), attack.keep_probabilities(), attack.keep_logits(), attack.hide_top_k(3),

@@ -56,6 +56,7 @@ LAYERS = {  # input shape, what the model makes of it, the channels of that, the
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", ["grad_cam", "grad_cam_pp", "cam"])
@@ -79,6 +80,7 @@ def test_the_weights_of_grad_cam_pp_are_the_papers():
     np.testing.assert_allclose(explain.grad_cam_pp("layer")(f, jnp.array([[1.0], [2.0]]), 0), [0.45, 0.9], rtol=1e-12)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("name", ["grad_cam", "grad_cam_pp", "cam"])
 def test_half_precision_is_summed_in_float32(name, dtype):

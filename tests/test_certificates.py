@@ -74,6 +74,7 @@ def test_norms_of_convolutions_are_never_below_the_truth_and_close_to_it(window,
     assert np.max(ratios) <= 1 and np.median(ratios) > 0.85
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind, act", [("dense", "softplus"),
                                        pytest.param("residual", "softplus", marks=pytest.mark.slow),
                                        *(pytest.param(k, a, marks=pytest.mark.slow)

@@ -88,6 +88,7 @@ def test_jit_vmap_remat_and_two_devices_change_nothing(e):
     close(map(x), wanted)  # without jit
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_forms_agree(name):
     """One trace for map and logits; a direction is a weighted sum of classes where relevance is linear; vmap."""

@@ -130,6 +130,7 @@ def test_logits(name):
 
 
 @every_network
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("oracle", CAPTUM)
 def test_captum(name, oracle):
     check(name, CAPTUM[oracle](), f"captum/{oracle}")
@@ -142,6 +143,7 @@ def test_captum_grad_cam(name, layer):
 
 
 @every_network
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("oracle", RULES)
 def test_zennit(name, oracle):
     check(name, lrp(RULES[oracle]()), f"zennit/{oracle}")

@@ -51,6 +51,7 @@ def outside(box, values):
 QUICK = "a highway", "layer norm", "nested maxima"  # with linear forms and curvatures, which take long to compile
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name, thorough", [
     *((n, n in QUICK) for n in (*SMOOTH, *SHARP)),
     *(pytest.param(n, True, marks=pytest.mark.slow) for n in (*SMOOTH, *SHARP) if n not in QUICK)])
@@ -101,6 +102,7 @@ def test_the_curvature_of_a_product_is_attained(x64):
     np.testing.assert_allclose(of(jnp.square), 2.0, rtol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_ties_and_near_ties_go_either_way(dtype, x64):
     """Equal inputs, and some that differ by less than rounding, under maxima over axes and windows and of two."""

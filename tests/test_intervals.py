@@ -67,6 +67,7 @@ REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.A
         if c not in QUICK]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind, act, linear",
                          [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
 def test_no_gradient_leaves_its_interval(kind, act, linear):
@@ -159,6 +160,7 @@ def test_errors_name_what_is_wrong():
             call()
 
 
+@pytest.mark.slow
 def test_activations_are_bounded_between_their_ends():
     """Value, slope and their linear relaxations, on random intervals of every activation."""
     lower = jax.random.uniform(jax.random.key(0), (400,), minval=-8, maxval=8)

@@ -106,6 +106,7 @@ def test_training_lowers_beta_and_keeps_the_norms(trained):
         assert np.linalg.norm(dense(layer, shape), 2) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_network_is_one_that_maps_and_bounds_understand(trained, tmp_path):
     module, net, _, training, _ = trained
     f, x = jax.tree_util.Partial(net.apply, training.params, training.state), jnp.asarray(

@@ -71,6 +71,7 @@ def trained(*terms):
                                     devices=jax.devices()[:1]).params)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [lambda: HONEST, lambda: trained((1e-2, defend.hessian()))],
                          ids=["softplus", "hessian penalty"])
 def test_honest_networks_are_not_flagged(make):

@@ -55,6 +55,7 @@ def close_to_torch(logits, expected):
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SEEDED)
 def test_logits_equal_torchs_on_odd_sizes_alone_and_batched(name, monkeypatch):
     network, xs = untrained(name, monkeypatch, seeded_weight), seeded_images(*SEEDED[name])

@@ -39,6 +39,7 @@ def close(a, b, tolerance=1e-10):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("rule", [
     explain.epsilon(0.0), explain.alpha_beta(2, 1, stabilizer=0), explain.gamma(0.3, stabilizer=0),
     explain.z_plus(stabilizer=0)], ids=["epsilon", "alpha_beta", "gamma", "z_plus"])
@@ -206,6 +207,7 @@ def test_maxima_take_the_first_winner():
     close(shared(lambda x: max_pool(x[..., None], 2, 2).ravel(), tied, 0), tied / 3, 1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_network_in_flax_nnx_linen_and_equinox():
     class Nnx(nnx.Module):
         def __init__(self):
@@ -304,6 +306,7 @@ def test_relevance_at_a_layer_is_what_the_part_above_it_says():
         close(e(f, x, 2), at(above, h, 2))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["squeezenet1_1", "cifar10_resnet20", "efficientnet_lite0", "vgg16", "small_cnn",
                                   "vgg19", "resnet18", "resnet50",
                                   pytest.param("densenet121", marks=pytest.mark.slow)])

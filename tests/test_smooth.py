@@ -31,6 +31,7 @@ def test_float32_derivatives_are_absolutely_accurate(beta):
     assert np.isfinite(jax.vmap(jax.grad(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, beta)))))(v)).all()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("beta", [0.01, 0.7, 40.0])
 def test_centred_softplus_values_and_derivatives(beta):
     s = smooth.centred_softplus

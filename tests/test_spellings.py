@@ -124,6 +124,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("e", RULES, ids=["default", "0", "ab", "gamma", "box", "guided", "deconvnet"])
 def test_a_layer_is_the_same_however_it_is_written(name, e):
@@ -229,6 +230,7 @@ ACTS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ACTS)
 def test_guided_backprop_and_deconvnet_know_every_activation(name):
     act = ACTS[name]
@@ -242,6 +244,7 @@ def test_guided_backprop_and_deconvnet_know_every_activation(name):
     assert np.isfinite(passed).all()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ACTS)
 def test_surrogates_are_smooth_and_tend_to_the_function(name):
     act = ACTS[name]

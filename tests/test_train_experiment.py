@@ -56,6 +56,7 @@ def test_what_is_refused(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     """Each stops with one line and leaves the last good checkpoint, from which --resume goes on."""
     rng, out = np.random.default_rng(0), tmp_path / "out"

@@ -108,6 +108,7 @@ def in_order():
     return XS[chosen], YS[chosen]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("terms", [((1.0, MOVING["adversarial"]),),
                                    ((0.3, defend.gradient_norm()), (2.0, MOVING["int-adv"])),
                                    ((2.0, MOVING["ig-sum-norm"]), (0.3, defend.gradient_norm()))],

@@ -54,7 +54,7 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
     Args:
       conv: rule of convolutions, default z_plus();  dense: of dense layers, default epsilon().
       first: rule of the linear layers that no other precedes; default that of their kind.
-      sums: rule of additions, sums and average pools, as linear layers of weight 1: epsilon() splits
+      sums: rule of additions, sums and average pools, as linear layers of equal weights: epsilon() splits
         in proportion to the summands (the default), z_plus() in proportion to their positive parts.
       max_pool: "winner" (the first largest takes all), or "proportional": as a sum over the window.
       layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
@@ -82,7 +82,9 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
         if operation.name in rules and kind not in _FIXED:
             return rules[operation.name]
         if kind in by_kind:
-            return first if first and operation.first and layer is None else by_kind[kind]
+            if not first or layer is not None or operation.first is False:
+                return by_kind[kind]
+            return first if operation.first else functools.partial(_sometimes_first, operation)
         if kind in ("sum", "add"):
             return functools.partial(_summed, operation, sums)
         if kind in ("activation", "elementwise", "statistic", "custom") and sum(operation.carried) == 1:
@@ -96,6 +98,12 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
         return None if kind in ("route", "select") else NotImplemented
 
     return _from_logits(choose, layer, frozenset(rules))
+
+
+def _sometimes_first(operation, relevance, layer):
+    raise rewrite.UnsupportedPrimitiveError(f"{operation} is a first layer in some turns of its loop, or in some "
+                                            "branches, only: unroll the loop, rewrite.unroll(f), or give no rule for "
+                                            "first layers")
 
 
 _FIXED = ("conv", "dense", "elementwise", "route")  # kinds that no rule by name is asked for
@@ -241,7 +249,7 @@ def _like(operand, relevance):
 
 
 def _summed(operation, rule, relevance, result, *operands):
-    """An addition or a sum as a linear layer of weight 1."""
+    """An addition or a sum as a linear layer whose weights are all 1, or 1 / n of a mean."""
     values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
     if operation.kind == "sum":
         return _shared(operation, rule, relevance, *values, operation.apply)
@@ -262,8 +270,8 @@ def _shared_pool(operation, rule, relevance, result, x):
 
 
 def _shared(operation, rule, relevance, x, total):
-    one = jnp.ones((), x.dtype)
-    layer = rewrite.LinearLayer(x, one, 0 * one, total(x), lambda x, w: w * total(x), operation.nonnegative)
+    w = jnp.full((), abs(operation.scale), x.dtype)
+    layer = rewrite.LinearLayer(x, w, 0 * w, w * total(x), lambda x, w: w * total(x), operation.nonnegative)
     return rule(relevance, layer)
 
 

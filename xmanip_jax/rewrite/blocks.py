@@ -180,16 +180,20 @@ def _never_acts(flat, node):
 
 
 def _merged(flat, parts):
-    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between and after them,
-    as one."""
-    found = []
+    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one."""
+    found, plain = [], []
     for part in parts:
-        before = found[-1] if found else None
-        joins = before is not None and before.role == "curved" and before.known is None and part.known is None and (
-            part.role == "curved" or _is_plain(flat, part))
-        found[len(found) - 1 if joins else len(found):] = [
-            _unit(flat, [*before.nodes, *part.nodes], before.inputs[0]) if joins else part]
-    return found
+        opened = bool(found) and found[-1].role == "curved" and found[-1].known is None and part.known is None
+        if opened and _is_plain(flat, part):
+            plain.append(part)
+            continue
+        if opened and part.role == "curved":
+            before = found.pop()
+            nodes = [node for unit in (before, *plain, part) for node in unit.nodes]
+            plain, part = [], _unit(flat, nodes, before.inputs[0])
+        found += [*plain, part]
+        plain = []
+    return [*found, *plain]
 
 
 def _is_plain(flat, part):

@@ -129,6 +129,8 @@ def _simplified(eqn, args, aval) -> Expr:
         return _product([args[0]] * params["y"])
     if name in _ARITHMETIC:
         return _ARITHMETIC[name](*args)
+    if name == "max" and (share := _share(*args)) is not None:
+        return share
     if name in _SWAPPED:
         return Expr(_SWAPPED[name], tuple(args[::-1]))
     kept = tuple(sorted((k, str(v)) for k, v in params.items() if k in ("y", "new_dtype", "approximate")))
@@ -203,6 +205,21 @@ def _key(e) -> str:
     if e.op in ("free", "const"):
         return "~"
     return f"{e.op}({','.join(map(_key, e.args))})"
+
+
+def _share(a, b) -> Expr | None:
+    """max(y, c y) with 0 < c < 1 as the choice y where y > 0, else c y; None for other maxima."""
+    (k, y), (n, same) = map(_scaled, (a, b))
+    if y != same or y[0].op == "const" or k * n <= 0:
+        return None
+    big, c = (k, n / k) if abs(k) > abs(n) else (n, k / n)
+    y = _product([const(np.sign(big)), *y])
+    return _product([const(abs(big)), Expr("choose", (Expr("lt", (const(0.0), y)), _product([const(c), y]), y))])
+
+
+def _scaled(e):
+    """A number and the factors that it multiplies."""
+    return (e.params[0], e.args) if e.op == "mul" else (1.0, (e,))
 
 
 def _reciprocal(e) -> Expr:

@@ -1,5 +1,6 @@
 """What a unit of a model does with the image that flows through it: the table that propagation rules rest on."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from .graph import AFFINE, NEUTRAL, STEPS, Flat, constant_of
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, trace
 from .known import KNOWN
 
-__all__ = ["Tag", "is_max_pool", "kind_of", "pool_params", "tag_of"]
+__all__ = ["ROUTES", "Tag", "always", "is_max_pool", "kind_of", "pool_params", "tag_of"]
 
 SUMS = {"reduce_sum", "reduce_window_sum", "cumsum"}
 ROUTES = {"broadcast_in_dim", "concatenate", "convert_element_type", "copy", "copy_p", "device_put", "dynamic_slice",
@@ -26,13 +27,13 @@ class Tag(NamedTuple):
     """What is known of a value that depends on the image.
 
     carried: relevance flows through it (comparisons and indices depend on the image without carrying it);
-    first: no linear layer lies between the image and it;  nonnegative: by construction;
+    first: no linear layer lies between the image and it, None for sometimes;  nonnegative: by construction;
     gate: it lies in [0, 1] by construction;  squares: it is a square, or a sum of squares;
     scale: it is a positive function of such a sum, as the deviation that a normalisation divides by.
     """
 
     carried: bool
-    first: bool
+    first: bool | None
     nonnegative: bool
     gate: bool = False
     squares: bool = False
@@ -41,6 +42,12 @@ class Tag(NamedTuple):
 
 LOST = Tag(carried=False, first=False, nonnegative=False)
 IMAGE = Tag(carried=True, first=True, nonnegative=False)
+
+
+def always(marks: Iterable[bool | None]) -> bool | None:
+    """Whether all of several are, True, False or None for sometimes."""
+    marks = set(marks)
+    return False if False in marks else None if None in marks else True
 
 
 def kind_of(flat: Flat, unit: Unit, tags: list[Tag | None]) -> str:
@@ -102,7 +109,7 @@ def tag_of(flat: Flat, unit: Unit, kind: str, tags: list[Tag | None]) -> Tag:
     if not carried or not carries(unit):
         return LOST
     linear = kind in ("conv", "dense")
-    first = not linear and all(t.first for t in carried)
+    first = not linear and always(t.first for t in carried)
     known = KNOWN.get(unit.known.name) if unit.known else None
     names = [node.eqn.primitive.name for node in unit.nodes]
     scale = (kind in ("statistic", "route", "elementwise") and all(t.scale for t in carried)) or (

@@ -16,11 +16,11 @@ import numpy as np
 from .blocks import Unit, run_nodes, units
 from .control import CONTROL
 from .errors import LostRuleWarning
-from .graph import Flat, Node, describe, flatten, is_elementwise_rule, literal, place
+from .graph import NEUTRAL, Flat, Node, constant_of, describe, flatten, is_elementwise_rule, literal, place
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
 from .known import Known
 from .merge import Merged, affine_run, merged
-from .operations import IMAGE, LOST, Tag, is_max_pool, kind_of, pool_params, tag_of
+from .operations import IMAGE, LOST, ROUTES, Tag, always, is_max_pool, kind_of, pool_params, tag_of
 
 __all__ = ["IMAGE", "Operation", "Options", "Plan", "Step", "early_values", "make_plan", "operations", "read"]
 
@@ -47,18 +47,20 @@ class Operation(NamedTuple):
     """One operation that carries the image, as a propagation rule sees it.
 
     kind: see `operations.kind_of`;  name: of its primitive or function, of a known activation that in the table;
-    index: its place among those of its kind;  first: no linear layer lies between the image and it;  nonnegative: the
-    carried operands are, by construction;  carried: which operands carry the image;  params: the parameters of its
-    primitive (of a hard max-pooling: its reduce_window's);  apply: operands -> result, as traced;  merge: a linear
-    layer with its affine run, else None;  known: of an activation, its name in the table of known ones and its
-    parameters, numbers or the places of operands as `("operand", k)`;  signal: of a product, which operand the
-    relevance belongs to if the other only gates or scales it, else None;  place: where it stands in the user's code.
+    index: its place among those of its kind;  first: no linear layer lies between the image and it; None where that
+    depends on the turn of a loop or on a branch;  nonnegative: the carried operands are, by construction;  carried:
+    which operands carry the image;  params: the parameters of its primitive (of a hard max-pooling: its
+    reduce_window's);  apply: operands -> result, as traced;  merge: a linear layer with its affine run, else None;
+    known: of an activation, its name in the table of known ones and its parameters, numbers or the places of operands
+    as `("operand", k)`;  signal: of a product, which operand the relevance belongs to if the other only gates or scales
+    it, else None;  scale: what a sum is multiplied by before anything else is done to it, as a mean is;  place: where
+    it stands in the user's code.
     """
 
     kind: str
     name: str
     index: int
-    first: bool
+    first: bool | None
     nonnegative: bool
     carried: tuple[bool, ...]
     params: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Operation(NamedTuple):
     merge: Merged | None = None
     known: Known | None = None
     signal: int | None = None
+    scale: float = 1.0
     place: str = ""
 
     def __str__(self):
@@ -213,8 +216,9 @@ def _either(a, b):
     """What holds of a value that is one or the other."""
     if a is None or b is None:
         one = a or b
-        return one and Tag(one.carried, False, False)
-    return Tag(a.carried or b.carried, *(p and q for p, q in zip(a[1:], b[1:], strict=True)))
+        return one and Tag(one.carried, one.first, False)
+    first = a.first if a.first == b.first or not b.carried else b.first if not a.carried else None
+    return Tag(a.carried or b.carried, first, *(p and q for p, q in zip(a[2:], b[2:], strict=True)))
 
 
 def _steps(flat, found, kinds, plans, known, counter, merges):
@@ -243,8 +247,26 @@ def _steps(flat, found, kinds, plans, known, counter, merges):
             done |= {part.outputs for part in run}
             merge = merged(flat, unit, kind, carried, run, extra)
             inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
-        steps.append(Step(_operation(unit, kind, tags, carried, counter, merge), unit, inputs, outs, run=run))
+        operation = _operation(unit, kind, tags, carried, counter, merge)
+        if kind in ("sum", "add"):
+            operation = operation._replace(scale=_scale(flat, unit, alone))
+        steps.append(Step(operation, unit, inputs, outs, run=run))
     return steps
+
+
+def _scale(flat, unit, alone):
+    """The product of the numbers that the result of a unit is multiplied by, alone, next."""
+    scale, i = 1.0, unit.outputs[0]
+    while (after := alone(i)) is not None and len(flat.depending(after.nodes[0])) == 1:
+        for node in after.nodes:
+            name, factor = node.eqn.primitive.name, 1.0
+            if name in ("mul", "div"):
+                k = node.inputs.index(i)
+                factor = constant_of(flat, node.inputs[1 - k]) if name == "mul" or k == 0 else None
+            if factor is None or not np.isfinite(factor) or name not in ("mul", "div", *ROUTES, *NEUTRAL):
+                return scale
+            scale, i = scale * factor if name == "mul" else scale / factor, node.outputs[0]
+    return scale
 
 
 def _normalising(found, kinds, known, readers):
@@ -271,11 +293,11 @@ def _normalising(found, kinds, known, readers):
 
 def _operation(unit, kind, tags, carried, counter, merge):
     eqn = unit.nodes[0].eqn
-    first = all(t.first for t in tags if t and t.carried)
+    first = always(t.first for t in tags if t and t.carried)
     nonnegative = all(t.nonnegative for t in tags if t and t.carried)
     name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
     operation = Operation(kind, name, counter[kind], first, nonnegative, carried, pool_params(eqn), _applies(unit),
-                          merge, _known(unit), _signal(kind, tags), place(eqn))
+                          merge, _known(unit), _signal(kind, tags), place=place(eqn))
     counter[kind] += 1
     return operation
 

@@ -60,12 +60,16 @@ def stages(f: Model, x: Array) -> Program:
     plan = make_plan(jaxpr, consts, [IMAGE], Options(open_remat=True, opens_rules=lambda eqn: False))
     env = early_values(plan, {})
     operand = lambda i: i if not isinstance(i, Literal) and i in plan.flat.depends else read(env, i)
+    lost = {i for step in plan.steps if step.operation is None for i in step.outputs}  # carry no derivative
     kept, needed, refused = [], {plan.outputs[0]}, set()
     for step in reversed(plan.steps):
         if needed.isdisjoint(step.outputs):
             continue
         if step.operation is None:
-            refused.add(describe(step.eqn))
+            before = lost.intersection(i for i in step.inputs if isinstance(i, int))
+            needed.update(before)
+            if not before:
+                refused.add(describe(step.eqn))
             continue
         needed.update(i for i in step.inputs if isinstance(i, int))
         avals = map(plan.flat.aval, step.outputs)
@@ -73,6 +77,6 @@ def stages(f: Model, x: Array) -> Program:
         kept.append(Stage(step.operation, tuple(map(operand, step.inputs)), step.outputs, shapes))
     if refused:
         raise UnsupportedPrimitiveError(f"the result depends on the image through {', '.join(sorted(refused))}: "
-                                        "branches and comparisons have no straight program, and loops of a fixed "
-                                        "length only after rewrite.unroll(f)")
+                                        "a straight program has no branches and nothing without a derivative, "
+                                        "and loops of a fixed length only after rewrite.unroll(f)")
     return Program(kept[::-1], plan.inputs[0], plan.outputs[0])
