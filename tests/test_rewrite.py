@@ -133,6 +133,23 @@ def test_kinks_that_no_surrogate_touches_are_listed():
     assert rewrite.inspect(jax.nn.leaky_relu, x).activations == {"leaky_relu": 1}
     assert rewrite.inspect(lambda x: jnp.maximum(x, x[::-1]) + jnp.floor(x) + x.max(), x).kinks == {
         "max": 1, "floor": 1, "reduce_max": 1}
+    assert rewrite.inspect(lambda x: x * (x[::-1] > 0) + x[x.argmax()], x).kinks == {"gt": 1, "argmax": 1}
+
+
+def test_kinks_on_which_no_result_depends_are_none():
+    f = lambda x: (jax.nn.softmax(x), jax.nn.log_softmax(x), jax.nn.logsumexp(x))
+    contents = rewrite.inspect(f, x)
+    assert not contents.kinks and not contents.activations
+    rounded = lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x)
+    assert rewrite.inspect(rounded, x).kinks == {"round": 1}  # values jump, if not the derivative
+
+
+def test_a_surrogate_warns_of_the_kinks_that_it_leaves():
+    models = {"reduce_max": lambda x: jax.nn.relu(x).max(), "round": lambda x: jax.nn.relu(jnp.round(x)),
+              "argmax": lambda x: jax.nn.relu(x)[x.argmax()]}
+    for left, f in models.items():
+        with pytest.warns(rewrite.KinkWarning, match=rf"{left} .*stays"):
+            rewrite.map_calls(f, lambda call, z: jax.nn.softplus(z), smooth=True)(jnp.asarray(x))
 
 
 @pytest.mark.parametrize("derivative", [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..types import Model
-from .activations import call_kind, plan_of
+from .activations import call_kind, kinks, plan_of
 from .errors import LayerError
 from .interpreter import Rule, compute, evaluate, sites
 from .jaxprs import eqn_name, is_custom_rule, prims
@@ -17,7 +17,6 @@ from .known import KNOWN
 
 __all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
 
-_KINKS = {"ceil", "floor", "max", "min", "reduce_max", "reduce_min", "round", "select_n", "sign", "sort"}
 _LOOPS = {"scan", "while", "cond"}
 
 
@@ -57,18 +56,13 @@ def inspect(f: Model, x) -> Contents:
     def role(step):
         if kind := call_kind(step):
             return ("pools" if kind == "max_pool" else "activations"), kind
-        names = [node.eqn.primitive.name for node in step.unit.nodes]
-        for node in step.unit.nodes:
-            if is_custom_rule(node.eqn):
-                return "custom_rules", eqn_name(node.eqn)
-        if step.unit.role in ("affine", "neutral") or (step.operation and step.operation.kind == "statistic"):
-            return None
-        return next((("kinks", name) for name in names if name in _KINKS), None)
+        return next((("custom_rules", eqn_name(n.eqn)) for n in step.unit.nodes if is_custom_rule(n.eqn)), None)
 
     found = Counter(site.kind for site in sites(plan, role))
     of = lambda part: {name: n for (role, name), n in found.items() if role == part}
     listed = tuple(layer for layer, _ in _layer_sites(plan)[1])
-    return Contents(of("activations"), sum(of("pools").values()), of("kinks"), of("custom_rules"), listed)
+    return Contents(of("activations"), sum(of("pools").values()), dict(Counter(name for name, _ in kinks(plan))),
+                    of("custom_rules"), listed)
 
 
 def layers(f: Model, x) -> tuple[Layer, ...]:
