@@ -300,6 +300,14 @@ def test_patterns_equal_the_estimator_written_out():
         explain.fit_patterns(f, [])
 
 
+def test_patterns_are_those_of_the_weights_of_today():
+    module, batch = {"w": W["hidden"]}, [rng.normal(size=(50, 16)) + 0.3]
+    f = lambda x: x @ module["w"]
+    explain.fit_patterns(f, batch)
+    module["w"] = rng.normal(size=(16, 6))
+    close(explain.fit_patterns(f, batch)["dense#0"], explain.fit_patterns(lambda x: f(x), batch)["dense#0"])
+
+
 def estimate(inputs, w, b):
     """Kindermans et al. 2018, eq. (12), neuron by neuron."""
     columns = []

@@ -1,5 +1,6 @@
 """What the library does with any model, each feature judged without it: `check(subject)` raises where it is wrong."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -96,20 +97,20 @@ def patterns(s):
 
 
 def grad_cam(s):
-    """At every automatic layer: numpy on the layer's value and its gradient."""
+    """At every layer with places: numpy on the layer's value and its gradient."""
     layers = rewrite.layers(s.f, s.x)
-    open_ones = [layer.name for layer in layers if not layer.in_loop]
-    names = open_ones or [layer.name for layer in layers] or ["features"]
-    spatial = [name for name in names if not open_ones or np.ndim(_value(s, name)[0]) > 1]
-    for name in spatial or names[:1]:
-        found = explained(s, explain.grad_cam(name, relu=False))
-        a, g = _value(s, name)
-        expected = (a * g.mean(tuple(range(a.ndim - 1)))).sum(-1)
-        close(found.reshape(expected.shape) if found.size == 1 else found, expected, s.tolerance(1e-8), name)
+    known = {layer.name: _value(s, layer.name) for layer in layers if not layer.in_loop}
+    for name, (a, g) in {name: pair for name, pair in known.items() if pair[0].ndim > 1}.items():
+        axis = -a.ndim if s.model.channels_first else -1
+        found = explained(s, explain.grad_cam(name, relu=False, channels=axis))
+        a, g = np.moveaxis(a, axis, -1), np.moveaxis(g, axis, -1)
+        close(found, (a * g.mean(tuple(range(a.ndim - 1)))).sum(-1), s.tolerance(1e-8), name)
+    if all(a.ndim < 2 for a, _ in known.values()):
+        finite(explained(s, explain.grad_cam(layers[0].name if layers else "features")))
 
 
 def _value(s, name):
-    """A layer's value and its gradient, without a batch axis, channels last."""
+    """A layer's value and its gradient, without leading axes of length 1."""
     tapped = rewrite.tap(s.f, name)
     shape = jax.eval_shape(tapped, s.x, 0.0)[1]
 
@@ -121,7 +122,7 @@ def _value(s, name):
     g, a = (np.asarray(v, float) for v in found)
     while a.shape[:1] == (1,):
         a, g = a[0], g[0]
-    return [np.moveaxis(v, s.model.channels, -1) if v.ndim > 1 else v for v in (a, g)]
+    return a, g
 
 
 def softplus(s):
@@ -209,15 +210,36 @@ def gradient_bounds(s):
 
 def hessian_bound(s):
     """The Hessian by differences of gradients at four points of the ball, never longer."""
-    bound = float(jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x))
+    bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x)
+    _not_above(_curvatures(s), bound)
+
+
+def hessian_bound_anywhere(s):
+    """The same, without a box."""
+    bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target))(s.x)
+    _not_above(_curvatures(s), bound)
+
+
+def gradient_change_bound(s):
+    """How far jax's gradient at four points of the ball is from that at x, never further."""
+    points = s.around(RADIUS, 4)
+    bound = jax.jit(jax.vmap(lambda y: geometry.gradient_change_bound(s.f, s.x, y, s.target)))(points)
+    for moved, most in zip(s.gradients(points) - s.gradients(s.x[None]), bound, strict=True):
+        _not_above([np.linalg.norm(moved)], most)
+
+
+@functools.lru_cache(maxsize=1)
+def _curvatures(s):
+    return [np.linalg.norm(s.differences(s.gradients, x, 1e-5)) for x in s.around(RADIUS, 4)]
+
+
+def _not_above(found, bound):
     finite(bound)
-    for x in s.around(RADIUS, 4):
-        true = np.linalg.norm(s.differences(s.gradients, x, 1e-5))
-        assert true <= bound * (1 + 1e-6) + 1e-6, f"a Hessian of norm {true:.4g} above the bound {bound:.4g}"
+    assert max(found) <= float(bound) * (1 + 1e-6) + 1e-6, f"{max(found):.4g} above the bound {float(bound):.4g}"
 
 
 FEATURES: dict[str, Callable[[Subject], str | None]] = {
     check.__name__: check for check in (
         gradient, gradient_x_input, integrated_gradients, smoothgrad, guided_backprop, lrp_0, lrp_dombrowski2019,
         patterns, grad_cam, softplus, manipulation, largest_change, weights_in_place, hessian_penalty, output_bounds,
-        gradient_bounds, hessian_bound)}
+        gradient_bounds, hessian_bound, hessian_bound_anywhere, gradient_change_bound)}
