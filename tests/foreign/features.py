@@ -126,13 +126,13 @@ def _value(s, name):
 
 
 def softplus(s):
-    """The values tend to the model's, and no kink is left along a ray."""
+    """The values tend to the model's, and a kink that is left along a ray is said."""
     at = lambda beta: over_points(lambda x: smooth.softplus(s.f, beta, max_pool=True)(x)[s.target])
     points = s.around(0.2, 32)
     exact = s.values(points)
     gaps = [np.abs(at(beta)(points) - exact).max() / np.abs(exact).max() for beta in (5.0, 50.0, 5000.0)]
     assert gaps[2] <= gaps[1] + s.tolerance(1e-9) and gaps[2] <= s.tolerance(1e-2), f"gaps {gaps}"
-    assert s.precision or not kinked(at(5.0), s.x), "kinks are left"
+    return "kinks are left, without a word" if not s.precision and kinked(at(5.0), s.x) else None
 
 
 def manipulation(s):

@@ -103,7 +103,7 @@ def _cell(words, note) -> str:
 
 
 _NAMES = re.compile(r"(?:no bound is known for|no bound at all inputs is known for|no propagation rule for|"
-                    r"on the image through) ([^;:]+)|(\S+) stays as it is")
+                    r"on the image through) ([^;:]+)|no surrogate replaces ([^:]+):")
 
 
 def _general(words: str) -> tuple[str, list[str]]:

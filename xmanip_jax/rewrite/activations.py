@@ -71,8 +71,8 @@ def call_kind(step: Step) -> str | None:
     return "piecewise" if names & _CORNERS and not names & _JUMPS else None
 
 
-def kinks(plan: Plan) -> list[tuple[str, Any]]:
-    """(name, equation) of what is not smooth, neither a call nor a function with a rule, and has a say in a result.
+def kinks(plan: Plan) -> list[Any]:
+    """The equations that are not smooth, neither a call nor a function with a rule, and have a say in a result.
 
     What stop_gradient hides is none, rounding apart: so is the maximum that a softmax subtracts, and on which its
     value does not depend.
@@ -82,9 +82,9 @@ def kinks(plan: Plan) -> list[tuple[str, Any]]:
     for step in reversed(plan.steps):
         if live.isdisjoint(step.outputs):
             continue
-        moves, name = not moving.isdisjoint(step.outputs) and not _hides(step), _kink(step)
-        if name and (moves or name in _JUMPS - {"select_n"}):
-            found.append((name, step.eqn))
+        moves, kink = not moving.isdisjoint(step.outputs) and not _hides(step), _kink(step)
+        if kink is not None and (moves or kink.primitive.name in _JUMPS - {"select_n"}):
+            found.append(kink)
         for body in step.bodies:
             found += kinks(body)[::-1]
         inputs = {i for i in step.inputs if not isinstance(i, Literal)}
@@ -94,18 +94,20 @@ def kinks(plan: Plan) -> list[tuple[str, Any]]:
 
 
 def _kink(step):
-    """The primitive that makes a step one, or None."""
+    """The equation that makes a step one, or None."""
     operation, unit = step.operation, step.unit
     if call_kind(step) or unit.role in ("affine", "neutral") or (operation and operation.kind == "statistic"):
         return None
     if step.bodies or any(is_custom_rule(node.eqn) for node in unit.nodes):
         return None
-    names = [node.eqn.primitive.name for node in unit.nodes]
-    real = lambda variables: any(np.issubdtype(v.aval.dtype, np.inexact) for v in variables)
-    if real(unit.nodes[-1].eqn.outvars) and (name := next((name for name in names if name in _KINKS), None)):
-        return name
-    compares = real(step.eqn.invars) and not (carries(unit) and real(unit.nodes[-1].eqn.outvars))
-    return names[0] if compares and not {"stop_gradient", "is_finite"} & set(names) else None
+    equations = [node.eqn for node in unit.nodes]
+    names = {eqn.primitive.name for eqn in equations}
+    real = lambda variables: any(jax.dtypes.issubdtype(v.aval.dtype, np.inexact) for v in variables)
+    bent = next((eqn for eqn in equations if eqn.primitive.name in _KINKS), None)
+    if bent is not None and real(equations[-1].outvars):
+        return bent
+    compares = real(equations[0].invars) and not (carries(unit) and real(equations[-1].outvars))
+    return equations[0] if compares and not {"stop_gradient", "is_finite"} & names else None
 
 
 def _hides(step):
@@ -277,10 +279,10 @@ def _rewritten(f, kinds, apply, choose, smooth=False):
         if not total:
             raise NoActivationError(f"the model calls none of {', '.join(kinds)}, so there is nothing to rewrite: "
                                     "rewrite.inspect(f, x) lists its activations and its kinks")
-        if smooth and (left := dict.fromkeys(describe(eqn) for _, eqn in kinks(plan))):
-            warnings.warn(f"{', '.join(left)} stays as it is, and jumps or has a kink: where it does, so does the "
-                          "derivative of what is meant to be smooth. In the model, a logsumexp is a smooth maximum",
-                          KinkWarning, stacklevel=3)
+        if smooth and (left := dict.fromkeys(map(describe, kinks(plan)))):
+            warnings.warn(f"no surrogate replaces {', '.join(left)}: where it jumps or has a kink, the gradient of the "
+                          "smooth model jumps too. In the model itself, a logsumexp is a smooth maximum and a sigmoid "
+                          "a smooth step", KinkWarning, stacklevel=3)
         return choose(*evaluate(plan, leaves, Rule(_match(kinds), functools.partial(apply, total))), structure)
 
     return rewritten

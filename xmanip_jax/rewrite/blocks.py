@@ -1,7 +1,8 @@
 """The units of a model: single operations, and blocks of elementwise ones that together are one function of one value.
 
 Everything that is computed elementwise from one value is a chain of blocks, cut wherever all that follows depends on
-a single value. `z + b -> x * sigmoid(x)` are two: an affine one and one function of x. A block that the table knows
+a single value. `z + b -> x * sigmoid(x)` are two: an affine one and one function of x. A cast to another
+floating-point type is an operation of its own, so that a block computes in one. A block that the table knows
 (`known.recognise`) is one activation; what it does not know is one from its first curved operation to its last.
 """
 
@@ -66,7 +67,7 @@ def _common_root(flat, node, own, roots):
     """The one value that everything a node reads is computed from elementwise, itself included; else None."""
     eqn = node.eqn
     on = [not isinstance(i, Literal) and i in flat.depends for i in node.inputs]
-    if eqn.primitive.name not in ELEMENTWISE and not is_elementwise_rule(eqn, on):
+    if (eqn.primitive.name not in ELEMENTWISE and not is_elementwise_rule(eqn, on)) or _changes_precision(eqn):
         return None
     above = {roots.get(i, i) for i in own}
     if len(above) != 1:
@@ -74,6 +75,14 @@ def _common_root(flat, node, own, roots):
     (root,) = above
     shapes = {flat.aval(i).shape for i in (root, node.outputs[0], *own)}
     return root if len(shapes) == 1 else None
+
+
+def _changes_precision(eqn):
+    """A cast between floating-point types: what computes on either side of it has one type throughout."""
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    types = {eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype}
+    return len(types) == 2 and all(jax.dtypes.issubdtype(t, np.floating) for t in types)
 
 
 def _chain(flat, root, out, position):
@@ -161,7 +170,7 @@ def _role(flat, nodes):
 
 def _share(flat, node):
     name, own = node.eqn.primitive.name, flat.depending(node)
-    if not all(np.issubdtype(flat.aval(i).dtype, np.floating) for i in (*own, node.outputs[0])):
+    if not all(jax.dtypes.issubdtype(flat.aval(i).dtype, np.floating) for i in (*own, node.outputs[0])):
         return "curved"
     if name == "select_n":
         fixed = isinstance(node.inputs[0], Literal) or node.inputs[0] not in flat.depends

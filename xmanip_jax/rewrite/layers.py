@@ -61,8 +61,8 @@ def inspect(f: Model, x) -> Contents:
     found = Counter(site.kind for site in sites(plan, role))
     of = lambda part: {name: n for (role, name), n in found.items() if role == part}
     listed = tuple(layer for layer, _ in _layer_sites(plan)[1])
-    return Contents(of("activations"), sum(of("pools").values()), dict(Counter(name for name, _ in kinks(plan))),
-                    of("custom_rules"), listed)
+    bent = dict(Counter(eqn.primitive.name for eqn in kinks(plan)))
+    return Contents(of("activations"), sum(of("pools").values()), bent, of("custom_rules"), listed)
 
 
 def layers(f: Model, x) -> tuple[Layer, ...]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from .blocks import Unit, run_nodes, units
@@ -134,7 +135,7 @@ def _planned(jaxpr, consts, tags, options):
             kinds[k] = "call" if _is_call(unit, options) else kind_of(flat, unit, own)
             results = [tag_of(flat, unit, kinds[k], own)] * len(unit.outputs)
         for o, t in zip(unit.outputs, results, strict=True):
-            lost = not t or not t.carried or not np.issubdtype(flat.aval(o).dtype, np.inexact)
+            lost = not t or not t.carried or not jax.dtypes.issubdtype(flat.aval(o).dtype, np.inexact)
             if o in flat.depends:
                 known[o] = LOST._replace(carried=options.everything) if lost else t
     early = [node for node in flat.nodes if not flat.depending(node)]
