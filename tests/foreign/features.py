@@ -21,7 +21,7 @@ def explained(s: Subject, e, **options):
 
 
 def gradient(s):
-    """Central differences."""
+    """Central differences of the values."""
     close(explained(s, explain.gradient()), s.slope, s.tolerance(1e-6))
 
 
@@ -31,7 +31,7 @@ def gradient_x_input(s):
 
 
 def integrated_gradients(s, steps=16):
-    """The mean gradient on the way; the gap of completeness is at most the integrand's variation over the steps."""
+    """The mean of gradients on the way, and completeness."""
     found = explained(s, explain.integrated_gradients(steps=steps, baseline=BASELINE))
     way = lambda t: BASELINE + t.reshape(-1, *[1] * s.x.ndim) * (s.x - BASELINE)
     points = way(jnp.arange(1, steps + 1) / steps)
@@ -60,19 +60,19 @@ def by_other_activations(s, found, wrap, *, times_input=False, known=True):
 
 
 def guided_backprop(s):
-    """The same model built with activations through which relu(R) act'(z) flows."""
+    """The gradient of the same model built with activations through which relu(R) act'(z) flows."""
     by_other_activations(s, explained(s, explain.guided_backprop()), gated)
 
 
 def lrp_0(s):
-    """x times the gradient of the same model built with activations of slope act(z) / z."""
+    """x times the gradient of the same model built with activations of slope act(z) / z, where that is LRP-0."""
     zero = explain.epsilon(0.0)
     found = explained(s, explain.lrp(conv=zero, dense=zero, sums=zero))
     by_other_activations(s, found, proportional, times_input=True, known=s.model.linear)
 
 
 def lrp_dombrowski2019(s):
-    """Shares of the logit: none negative, together at most 1, and most of it where all layers have a rule."""
+    """Its shares of the logit: none negative, together at most 1 and, in networks of known layers, most of it."""
     found = explained(s, explain.lrp_dombrowski2019(0.0, 1.0))
     finite(found)
     assert found.shape == s.x.shape, f"shape {found.shape}"
@@ -83,7 +83,7 @@ def lrp_dombrowski2019(s):
 
 
 def patterns(s):
-    """Patterns of ones: the logit times central differences."""
+    """With patterns of ones, the logit times central differences."""
     layers = jax.eval_shape(lambda x: {n: layer.w for n, layer in rewrite.linear_layers(s.f)(x).items()}, s.x)
     ones = {name: jnp.ones(w.shape, w.dtype) for name, w in layers.items()}
     try:
@@ -97,7 +97,7 @@ def patterns(s):
 
 
 def grad_cam(s):
-    """At every layer with places: numpy on the layer's value and its gradient."""
+    """Numpy on the value and the gradient of every layer with places."""
     layers = rewrite.layers(s.f, s.x)
     known = {layer.name: _value(s, layer.name) for layer in layers if not layer.in_loop}
     for name, (a, g) in {name: pair for name, pair in known.items() if pair[0].ndim > 1}.items():
@@ -126,7 +126,7 @@ def _value(s, name):
 
 
 def softplus(s):
-    """The values tend to the model's, and a kink that is left along a ray is said."""
+    """Values that tend to the model's, and no kink along a segment without a warning."""
     at = lambda beta: over_points(lambda x: smooth.softplus(s.f, beta, max_pool=True)(x)[s.target])
     points = s.around(0.2, 32)
     exact = s.values(points)
@@ -136,7 +136,7 @@ def softplus(s):
 
 
 def manipulation(s):
-    """Three steps: finite, inside the pixels, the logits and heat maps those of a fresh call."""
+    """After three steps, finite pixels in [0, 1] with the logits and heat maps of a fresh call."""
     heat = explain.heatmap(explained(s, explain.gradient()))
     search = attack.manipulation(explain.gradient(), steps=3, judge_every=3)
     found = search(s.f, s.x[None], jnp.flip(heat)[None], key=KEY(0))
@@ -144,7 +144,7 @@ def manipulation(s):
 
 
 def largest_change(s):
-    """Three steps: finite, inside the ball, the logits and heat maps those of a fresh call."""
+    """The same, and pixels inside the ball."""
     search = attack.largest_change(explain.gradient(), epsilon=0.05, steps=3, restarts=1)
     found = search(s.f, s.x[None], key=KEY(0))
     _fresh(s, found, s.f)
@@ -164,7 +164,7 @@ def _fresh(s, found, f):
 
 
 def weights_in_place(s):
-    """A module that has changed between two calls: the logits are the new ones."""
+    """The logits of the new weights."""
     f, x, update = s.model.build()
     search = attack.largest_change(explain.gradient(), epsilon=0.05, steps=1, restarts=1, surrogate=smooth.none())
     search(f, x[None], key=KEY(0))
@@ -175,7 +175,7 @@ def weights_in_place(s):
 
 
 def hessian_penalty(s):
-    """Central differences of the gradient along the probe; of a kinked model, whose curvature is 0, one word."""
+    """Central differences of the gradient along the probe; a model with kinks has no curvature, and a warning."""
     apply = lambda params, state, x: s.f(x)
     found = jax.jit(lambda x: defend.hessian()(apply, None, None, x, s.target, KEY(1)))(s.x)
     v, step = jax.random.rademacher(KEY(1), (1, *s.x.shape), s.x.dtype)[0], 1e-5 if s.sharp else 1e-3
@@ -194,13 +194,13 @@ def _inside(found, bounds, what):
 
 
 def output_bounds(s):
-    """200 points of the ball, none outside."""
+    """The outputs of 200 points of the box, none outside."""
     bounds = jax.jit(lambda x: geometry.output_bounds(s.f, geometry.ball(x, RADIUS)))(s.x)
     _inside(over_points(s.f)(s.around(RADIUS)), bounds, "outputs")
 
 
 def gradient_bounds(s):
-    """200 points of the ball, none outside."""
+    """The gradients at 200 points of the box, none outside."""
     both = [jax.jit(lambda x, linear=linear: geometry.gradient_bounds(s.f, geometry.ball(x, RADIUS), s.target,
                                                                       linear=linear))(s.x) for linear in (False, True)]
     gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.precision else s.gradients
@@ -209,7 +209,7 @@ def gradient_bounds(s):
 
 
 def hessian_bound(s):
-    """The Hessian by differences of gradients at four points of the ball, never longer."""
+    """Differences of gradients at four points of the box: no Hessian is longer."""
     bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x)
     _not_above(_curvatures(s), bound)
 
@@ -221,7 +221,7 @@ def hessian_bound_anywhere(s):
 
 
 def gradient_change_bound(s):
-    """How far jax's gradient at four points of the ball is from that at x, never further."""
+    """How far the gradient at four points of the box is from that at x: never further."""
     points = s.around(RADIUS, 4)
     bound = jax.jit(jax.vmap(lambda y: geometry.gradient_change_bound(s.f, s.x, y, s.target)))(points)
     for moved, most in zip(s.gradients(points) - s.gradients(s.x[None]), bound, strict=True):

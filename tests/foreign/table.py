@@ -20,22 +20,35 @@ network built with other activations, numpy, sampling.
 | a cell | means |
 |---|---|
 | works | right for every model of the family |
-| works, note 3 | right, with the warning that the note quotes |
-| refused, note 3 | every model is refused, with the words of the note; never a wrong number |
-| 3 of 5 work, notes 3, 4 | the others are refused, or some that work are warned about, with these words |
-| - | the feature does not concern the family: its weights cannot change in place |
-| **wrong** | a defect that is known and not mended (tests/foreign/known_failures.txt) |
+| works, note 3 | likewise; for some of the models with the warning that the note quotes |
+| refused, note 3 | every model of the family is refused, with the words of the note |
+| 3 of 5 work, notes 3, 4 | the others are refused; the notes quote refusals and warnings |
+| - | does not concern the family: its weights do not change in place |
+| **wrong** (1 of 5) | a defect that is known and not mended (tests/foreign/known_failures.txt) |
 
-A refusal is a `ValueError` (`rewrite.RewriteError` and its kin), raised before anything is computed where that is
-possible. Some say what to do instead; [rewrite.md](rewrite.md) tells which operations have rules, and how to give your
-own.
+A refusal is a `ValueError` (`rewrite.RewriteError` and its kin) that the library raises, mostly before anything is
+computed; it also says where in the model's code the operation stands, which is left out here. Which operations have
+rules, and how to give rules of your own, is told in [rewrite.md](rewrite.md).
 """
 GROUPS = {
-    "Gradients": ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "grad_cam"),
-    "Propagation": ("guided_backprop", "lrp_0", "lrp_dombrowski2019", "patterns"),
-    "Surrogates, attacks and penalties": ("softplus", "manipulation", "largest_change", "weights_in_place",
-                                          "hessian_penalty"),
-    "Bounds": ("output_bounds", "gradient_bounds", "gradient_change_bound", "hessian_bound", "hessian_bound_anywhere"),
+    "Gradients": {
+        "gradient": "`explain.gradient`", "gradient_x_input": "`explain.gradient_x_input`",
+        "integrated_gradients": "`explain.integrated_gradients`", "smoothgrad": "`explain.smoothgrad`",
+        "grad_cam": "`explain.grad_cam`"},
+    "Propagation": {
+        "guided_backprop": "`explain.guided_backprop`", "lrp_0": "`explain.lrp` with `epsilon(0)` everywhere",
+        "lrp_dombrowski2019": "`explain.lrp_dombrowski2019`: z+ and, at the first layer, z-box",
+        "patterns": "`explain.pattern_attribution`"},
+    "Surrogates, attacks and penalties": {
+        "softplus": "`smooth.softplus` with `max_pool=True`", "manipulation": "`attack.manipulation`",
+        "largest_change": "`attack.largest_change`", "weights_in_place": "an attack before and after a module changes",
+        "hessian_penalty": "`defend.hessian`"},
+    "Bounds": {
+        "output_bounds": "`geometry.output_bounds`",
+        "gradient_bounds": "`geometry.gradient_bounds`, with `linear=True` too",
+        "gradient_change_bound": "`geometry.gradient_change_bound`",
+        "hessian_bound": "`geometry.hessian_bound` in a box",
+        "hessian_bound_anywhere": "`geometry.hessian_bound` at all inputs"},
 }
 
 
@@ -81,9 +94,10 @@ def document(cells) -> str:
         header = ["family (models)", *(f.replace("_", " ") for f in features)]
         rows = [[f"{family} ({sizes[family]})", *(_cell(by_cell[family, f], note) for f in features)]
                 for family in families]
-        parts += [f"## {title}", "\n".join(f"- {f.replace('_', ' ')}: {FEATURES[f].__doc__.splitlines()[0]}"
-                                           for f in features)]
-        parts += ["\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))]
+        told = [f"- **{name}**: {what}. *Judged by:* {FEATURES[f].__doc__.splitlines()[0]}"
+                for name, (f, what) in zip(header[1:], features.items(), strict=True)]
+        table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+        parts += [f"## {title}", "\n".join(told), "\n".join(table)]
     words = [f"{number}. {text.format(', '.join(sorted(names)))}" for text, (number, names) in notes.items()]
     return "\n\n".join(part.rstrip("\n") for part in (*parts, "## Notes", "\n".join(words))) + "\n"
 
@@ -102,15 +116,17 @@ def _cell(words, note) -> str:
     return ", ".join([share, *[f"note{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] * bool(numbers)])
 
 
-_NAMES = re.compile(r"(?:no bound is known for|no bound at all inputs is known for|no propagation rule for|"
-                    r"on the image through) ([^;:]+)|no surrogate replaces ([^:]+):")
+_NAMES = re.compile("|".join((
+    r"(?:no bound is known for|no bound at all inputs is known for|no propagation rule for) ([^;:]+)",
+    r"on the image through ([^;:]+)",
+    r"no surrogate replaces ([^:]+):", r"Error: (\w+) makes the gradient jump", r"do not pass (\w+), which")))
 
 
 def _general(words: str) -> tuple[str, list[str]]:
     """Words that serve for several models, "{}" for the operations that they name, and these."""
     words = re.sub(r" \([^()]*\.py:\d+ in [^()]*\)", "", words)  # where an operation stands in the model's code
-    words = re.sub(r"\(\d[\d, ]*\)", "(...)", words)
+    words = re.sub(r"\(\d[\d, ]*\)", "(...)", re.sub(r"layer '[^']+'", "layer '...'", words))
     found = _NAMES.search(words)
-    names = (found[1] or found[2]) if found else ""
+    names = next(filter(None, found.groups())) if found else ""
     words = words.replace("{", "{{").replace("}", "}}")
     return (words.replace(names, "{}", 1) if found else words), names.split(", ")
