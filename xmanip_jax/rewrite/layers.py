@@ -87,7 +87,7 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
         match, found = _layer_sites(plan)
         names = [known.name for known, _ in found]
         if layer not in names:
-            raise LayerError(f"no layer {layer!r}; the model's layers are {names}")
+            raise _unknown(layer, names)
         index = names.index(layer)
         if found[index][0].in_loop:
             raise LayerError(f"layer {layer!r} sits in a loop: it has no single value; unroll it, rewrite.unroll(f)")
@@ -108,9 +108,15 @@ def zero_at(f: Model, x, layer: str) -> Array:
     """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
     found = {known.name: site for known, site in _layer_sites(plan_of(f, (x,))[0])[1]}
     if layer not in found:
-        raise LayerError(f"no layer {layer!r}; the model's layers are {list(found)}")
+        raise _unknown(layer, list(found))
     aval = found[layer].plan.flat.aval(found[layer].step.outputs[0])
     return jnp.zeros(aval.shape, aval.dtype)
+
+
+def _unknown(layer, names):
+    known = f"the model's layers are {names}" if names else (
+        "the model names none and calls no activation: name one in it, jax.ad_checkpoint.checkpoint_name(value, name)")
+    return LayerError(f"no layer {layer!r}; {known}")
 
 
 def layer_kind(step):
