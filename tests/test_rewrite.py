@@ -147,6 +147,13 @@ def test_activations_in_half_precision_are_known(dtype):
     np.testing.assert_allclose(found, 2 * x.mean(), atol=1e-2)
 
 
+def test_a_log_softmax_and_complex_factors_are_no_activations():
+    for f in (jax.nn.log_softmax, lambda x: x - jax.nn.logsumexp(x), lambda x: jnp.log(jnp.exp(x).sum()),
+              lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * (2 + 1j))):
+        assert "activation" not in [op.kind for op in rewrite.flow(f, x)]
+    assert [op.kind for op in rewrite.flow(lambda x: jnp.log(1 + jnp.exp(x).sum()), x)].count("activation") == 2
+
+
 def test_kinks_on_which_no_result_depends_are_none():
     f = lambda x: (jax.nn.softmax(x), jax.nn.log_softmax(x), jax.nn.logsumexp(x))
     contents = rewrite.inspect(f, x)

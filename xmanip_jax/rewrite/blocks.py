@@ -73,8 +73,9 @@ def _common_root(flat, node, own, roots):
     if len(above) != 1:
         return None
     (root,) = above
-    shapes = {flat.aval(i).shape for i in (root, node.outputs[0], *own)}
-    return root if len(shapes) == 1 else None
+    avals = [flat.aval(i) for i in (root, node.outputs[0], *own)]
+    real = not any(jax.dtypes.issubdtype(aval.dtype, np.complexfloating) for aval in avals)
+    return root if real and len({aval.shape for aval in avals}) == 1 else None
 
 
 def _changes_precision(eqn):
@@ -190,15 +191,26 @@ def _never_acts(flat, node):
 
 def _merged(flat, parts):
     """Unknown curved parts that follow each other, with the plain numbers added or multiplied between and after them,
-    as one."""
+    as one. So is a square that an unknown part follows: exp(-z**2) is one function."""
     found = []
     for part in parts:
-        before = found[-1] if found else None
-        joins = before is not None and before.role == "curved" and before.known is None and part.known is None and (
-            part.role == "curved" or _is_plain(flat, part))
-        found[len(found) - 1 if joins else len(found):] = [
-            _unit(flat, [*before.nodes, *part.nodes], before.inputs[0]) if joins else part]
+        start = len(found)
+        if part.known is None and part.role == "curved":
+            while start and _is_plain(flat, found[start - 1]):
+                start -= 1
+            opens = start and found[start - 1].role == "curved" and _is_open(found[start - 1])
+            start = start - 1 if opens else len(found)
+        elif found and found[-1].known is None and found[-1].role == "curved" and _is_plain(flat, part):
+            start -= 1
+        joined = [*found[start:], part]
+        found[start:] = [part if len(joined) == 1 else _unit(
+            flat, [node for each in joined for node in each.nodes], joined[0].inputs[0])]
     return found
+
+
+def _is_open(part):
+    """Whether an unknown curved part goes on with what stands before it."""
+    return part.known is None or part.known.name == "square"
 
 
 def _is_plain(flat, part):

@@ -240,7 +240,7 @@ def _steps(flat, found, kinds, plans, known, merges):
             readers[i] = unit
     users.update(o for o in flat.outputs if not isinstance(o, Literal))
     alone = lambda v: readers[v] if users[v] == 1 and v in readers else None
-    normalising = _normalising(found, kinds, known, readers)
+    normalising = _normalising(found, kinds, known, readers) | _log_sums(found, kinds)
     for k, unit in enumerate(found):
         if unit.outputs in done:
             continue
@@ -282,6 +282,22 @@ def _normalising(found, kinds, known, readers):
         if tag.scale or (tag.squares and kinds.get(makers[i]) != "activation"):
             stack += [j for j in found[makers[i]].inputs if not isinstance(j, Literal) and j in known]
     return {i for i in seen if known[i].squares or known[i].scale or known[i].nonnegative}
+
+
+def _log_sums(found, kinds):
+    """The values log, exp, and |.| between of a log of a sum of exponentials, as jax.nn.log_softmax subtracts it."""
+    makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
+    names = [{node.eqn.primitive.name for node in unit.nodes} for unit in found]
+    marked = set()
+    for k, unit in enumerate(found):
+        chain = [unit.outputs[0]] if kinds.get(k) == "activation" and names[k] == {"log"} else []
+        at = makers.get(unit.inputs[0]) if chain else None
+        while at is not None and (kinds.get(at) == "route" or names[at] <= {"abs", "reduce_sum"}):
+            chain += found[at].outputs
+            at = makers.get(found[at].inputs[0])
+        if at is not None and names[at] == {"exp"} and any(names[makers[o]] == {"reduce_sum"} for o in chain):
+            marked.update(chain, found[at].outputs)
+    return marked
 
 
 def _operation(unit, kind, tags, carried, merge):
