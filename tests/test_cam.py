@@ -73,6 +73,22 @@ def test_maps_of_every_layer(name, layer):
     np.testing.assert_allclose(got, by_hand(name, last(a), last(w if v is None else w + v * a)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["grad_cam", "grad_cam_pp", "cam"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_maps_of_a_half_precision_layer_below_and_above_float32(name, dtype):
+    """The input and the logits are float32, the layer alone is half: its map is float32, and that of its values."""
+    x, w = (jnp.asarray(v, jnp.float32) for v in (rng.normal(size=(4, 5, 3)), rng.normal(size=(3, 2))))
+
+    def f(x):
+        a = checkpoint_name(x.astype(dtype) * 2, "layer")
+        return a.astype(jnp.float32).mean((0, 1)) @ w
+
+    a, g = np.asarray(x.astype(dtype) * 2, float), np.broadcast_to(np.asarray(w, float)[:, 0] / 20, (4, 5, 3))
+    got = getattr(explain, name)("layer")(f, x, 0)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, by_hand(name, a, g), rtol=0, atol=2e-2 * np.abs(by_hand(name, a, g)).max())
+
+
 @pytest.mark.usefixtures("x64")
 def test_the_weights_of_grad_cam_pp_are_the_papers():
     """Two places, one channel, a = (1, 2), g = (2, 1): alpha = (4 / (8 + 3 * 8), 1 / (2 + 3)) = (1/8, 1/5)."""

@@ -147,6 +147,42 @@ def test_the_box_of_z_box_goes_through_what_precedes_the_first_layer():
         explain.lrp(conv=explain.z_box(-1.0, 1.0))(bias_free, x, 1)
 
 
+def test_the_box_of_z_box_holds_what_comes_to_the_first_layer():
+    """Each coordinate falls or rises in the input's, and 1000 points of the box show how far."""
+    to_the_layer = {
+        "1 - 2 sigmoid": lambda x: 1 - 2 * jax.nn.sigmoid(x), "less its mean": lambda x: x - x.mean(0),
+        "less itself reversed": lambda x: x[::-1] - 2 * x, "max": lambda x: -jnp.maximum(x, 0.2)}
+    v, points = np.array([0.3, -0.6, 0.5, 0.2]), np.random.default_rng(0).uniform(-1, 1, (1000, 4))
+    weights = np.random.default_rng(1).normal(size=(4, 3))
+    for name, before in to_the_layer.items():
+        boxes = []
+
+        def rule(relevance, layer, boxes=boxes):
+            boxes.append(layer.box)
+            return relevance @ layer.w.T
+
+        rule.box = -1.0, 1.0
+        explain.lrp(first=rule)(lambda x, before=before: before(x) @ weights, v, 1)
+        values = jax.vmap(before)(jnp.asarray(points))
+        (low, high), = boxes
+        assert np.all(low <= values.min(0) + 1e-6) and np.all(values.max(0) <= high + 1e-6), name
+    for name, before in {"square": lambda x: x**2, "mul": lambda x: x * x.sum(),
+                         "gt": lambda x: jnp.where(x[0] > 0, x, -x)}.items():
+        with pytest.raises(rewrite.UnsupportedPrimitiveError, match=rf"{name} .*monotone.*z_box"):
+            explain.lrp(first=explain.z_box(-1.0, 1.0))(lambda x, before=before: before(x) @ weights, v, 1)
+
+
+def test_layers_under_remat_are_numbered_as_without():
+    below, above = (np.random.default_rng(k).normal(size=s) for k, s in enumerate([(4, 5), (5, 3)]))
+    f = lambda wrap: lambda x: wrap(lambda h: relu(h) @ above)(x @ below)
+    v, layers = np.array([0.3, -0.6, 0.5, 0.2]), rewrite.linear_layers(f(jax.checkpoint))
+    patterns = {name: 2 * jnp.ones_like(layer.w) for name, layer in layers(v).items()}
+    assert {name: p.shape for name, p in patterns.items()} == {"dense#0": (4, 5), "dense#1": (5, 3)}
+    e = explain.pattern_attribution(patterns)
+    close(e(f(jax.checkpoint), v, 1), e(f(lambda g: g), v, 1))
+
+
+@pytest.mark.filterwarnings("ignore::xmanip_jax.rewrite.KinkWarning")  # where the branch changes
 def test_control_flow_changes_nothing():
     plain = lambda x: relu(relu(relu(x @ W1) @ W1) @ W1) @ W1
     W1 = rng.normal(size=(6, 6)) / 2
@@ -265,6 +301,14 @@ def test_patterns_equal_the_estimator_written_out():
             explain.pattern_attribution(wrong)(f, x, 2)
     with pytest.raises(ValueError, match="no data"):
         explain.fit_patterns(f, [])
+
+
+def test_patterns_are_those_of_the_weights_of_today():
+    module, batch = {"w": W["hidden"]}, [rng.normal(size=(50, 16)) + 0.3]
+    f = lambda x: x @ module["w"]
+    explain.fit_patterns(f, batch)
+    module["w"] = rng.normal(size=(16, 6))
+    close(explain.fit_patterns(f, batch)["dense#0"], explain.fit_patterns(lambda x: f(x), batch)["dense#0"])
 
 
 def estimate(inputs, w, b):

@@ -133,6 +133,41 @@ def test_kinks_that_no_surrogate_touches_are_listed():
     assert rewrite.inspect(jax.nn.leaky_relu, x).activations == {"leaky_relu": 1}
     assert rewrite.inspect(lambda x: jnp.maximum(x, x[::-1]) + jnp.floor(x) + x.max(), x).kinks == {
         "max": 1, "floor": 1, "reduce_max": 1}
+    assert rewrite.inspect(lambda x: x * (x[::-1] > 0) + x[x.argmax()], x).kinks == {"gt": 1, "argmax": 1}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_activations_in_half_precision_are_known(dtype):
+    """Casts are operations of their own: what a rule is given for relu has relu's type."""
+    f = lambda x: jax.nn.relu(2 * x.astype(dtype)).astype(jnp.float32).mean()
+    assert rewrite.inspect(f, x).activations == {"relu": 1}
+    types = []
+    found = rewrite.replace(f, {"relu": lambda z: (types.append(z.dtype), z)[1]})(x)
+    assert types == [dtype] and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, 2 * x.mean(), atol=1e-2)
+
+
+def test_a_log_softmax_and_complex_factors_are_no_activations():
+    for f in (jax.nn.log_softmax, lambda x: x - jax.nn.logsumexp(x), lambda x: jnp.log(jnp.exp(x).sum()),
+              lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * (2 + 1j))):
+        assert "activation" not in [op.kind for op in rewrite.flow(f, x)]
+    assert [op.kind for op in rewrite.flow(lambda x: jnp.log(1 + jnp.exp(x).sum()), x)].count("activation") == 2
+
+
+def test_kinks_on_which_no_result_depends_are_none():
+    f = lambda x: (jax.nn.softmax(x), jax.nn.log_softmax(x), jax.nn.logsumexp(x))
+    contents = rewrite.inspect(f, x)
+    assert not contents.kinks and not contents.activations
+    rounded = lambda x: x + jax.lax.stop_gradient(jnp.round(x) - x)
+    assert rewrite.inspect(rounded, x).kinks == {"round": 1}  # values jump, if not the derivative
+
+
+def test_a_surrogate_warns_of_the_kinks_that_it_leaves():
+    models = {"reduce_max": lambda x: jax.nn.relu(x).max(), "round": lambda x: jax.nn.relu(jnp.round(x)),
+              "argmax": lambda x: jax.nn.relu(x)[x.argmax()]}
+    for left, f in models.items():
+        with pytest.warns(rewrite.KinkWarning, match=rf"no surrogate replaces {left}\b"):
+            rewrite.map_calls(f, lambda call, z: jax.nn.softplus(z), smooth=True)(jnp.asarray(x))
 
 
 @pytest.mark.parametrize("derivative", [

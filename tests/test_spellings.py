@@ -225,6 +225,7 @@ ACTS = {
     "bare maximum": lambda z: jnp.maximum(z, 0), "a jitted name that lies": jax.jit(lambda z: jnp.tanh(2 * z)),
     "quick gelu": lambda z: z * nn.sigmoid(1.702 * z), "bump": lambda z: jnp.exp(-z * z), "sine": jnp.sin,
     "softplus by hand": lambda z: jnp.log1p(jnp.exp(z)), "shifted": lambda z: nn.softplus(z) - jnp.log(2.0),
+    "gaussian": lambda z: jnp.exp(-z**2), "smooth modulus": lambda z: jnp.sqrt(z**2 + 1),
     "squared relu": lambda z: jnp.square(nn.relu(z)), "prelu": lambda z: jnp.where(z > 0, z, 0.3 * z),
     "snake": lambda z: z + jnp.sin(z) ** 2, "capped": lambda z: jnp.minimum(nn.relu(z), 0.5),
 }

@@ -31,7 +31,8 @@ def softplus(f: Model, beta: ArrayLike, *, max_pool: bool = False) -> Model:
       max_pool: replace max-pooling by `soft_max_pool` as well. Without it the gradient still jumps where the maximum
         changes place; Dombrowski et al. 2019 leave it hard.
 
-    Raises the errors of `rewrite.replace`, and ValueError when the number of betas is not that of the calls.
+    Raises the errors of `rewrite.replace`, and ValueError when the number of betas is not that of the calls. Warns,
+    with a `rewrite.KinkWarning`, of what stays that is not smooth: a maximum over axes, a choice, rounding.
 
     >>> import jax
     >>> f = lambda x: jax.nn.relu(x).sum()
@@ -45,7 +46,7 @@ def softplus(f: Model, beta: ArrayLike, *, max_pool: bool = False) -> Model:
             raise ValueError(f"{len(betas)} betas for {call.total} calls")
         return _smoothed(call, z, (betas if betas.ndim == 0 else betas[call.index]).astype(z.dtype))
 
-    return rewrite.map_calls(f, act, _kinds(max_pool))
+    return rewrite.map_calls(f, act, _kinds(max_pool), smooth=True)
 
 
 def _smoothed(call, z, beta):

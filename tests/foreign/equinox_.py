@@ -48,17 +48,17 @@ class CNN(eqx.Module):
         return x
 
 
-@model("max-pooling", channels=0)
+@model("max-pooling", channels_first=True)
 def cnn(wrap):
     return shaken(CNN(wrap(jax.nn.relu), nn.MaxPool2d(2, 2))), uniform(2, 2, 8, 8)
 
 
-@model("average pooling", channels=0)
+@model("average pooling", channels_first=True)
 def average_pooling(wrap):
     return shaken(CNN(wrap(jax.nn.mish), nn.AvgPool2d(2, 2), 3)), uniform(3, 2, 8, 8)
 
 
-@model("max-pooling", channels=0)
+@model("max-pooling", channels_first=True)
 def adaptive_pooling(wrap):
     return shaken(CNN(wrap(jax.nn.relu), nn.AdaptiveMaxPool2d((4, 4)), 4)), uniform(4, 2, 8, 8)
 
@@ -84,7 +84,7 @@ class Normed(eqx.Module):
         return self.head(self.act(self.down(h)).mean((1, 2))), state
 
 
-@model("BatchNorm, residual", channels=0)
+@model("BatchNorm, residual", channels_first=True)
 def batch_norm(wrap):
     make = lambda: Normed(nn.BatchNorm(4, "batch", mode="batch"), wrap(jax.nn.relu), 5)
     net, state = eqx.nn.make_with_state(make)()
@@ -94,7 +94,7 @@ def batch_norm(wrap):
     return lambda x: net(x, state)[0], uniform(6, 2, 6, 6)
 
 
-@model("GroupNorm", linear=False, channels=0)
+@model("GroupNorm", linear=False, channels_first=True)
 def group_norm(wrap):
     net = shaken(Normed(nn.GroupNorm(2, 4), wrap(jax.nn.silu), 6))
     return lambda x: net(x)[0], uniform(7, 2, 6, 6)
@@ -197,7 +197,7 @@ def gru():
     return shaken(Recurrent(nn.GRUCell)), uniform(13, 4, 3)
 
 
-@model("sequences", channels=0)
+@model("sequences", channels_first=True)
 def convolution_over_a_sequence(wrap):
     k = keys(12, 3)
     net = nn.Sequential([nn.Conv1d(3, 4, 3, key=next(k)), nn.Lambda(wrap(jax.nn.relu)), nn.MaxPool1d(2, 2),
@@ -206,7 +206,7 @@ def convolution_over_a_sequence(wrap):
     return shaken(net), uniform(14, 3, 8)
 
 
-@model("volumes", channels=0)
+@model("volumes", channels_first=True)
 def volume(wrap):
     k = keys(13, 2)
     net = nn.Sequential([nn.Conv3d(2, 3, 2, 2, key=next(k)), nn.Lambda(wrap(jax.nn.relu)), nn.Lambda(jnp.ravel),
@@ -214,7 +214,7 @@ def volume(wrap):
     return shaken(net), uniform(15, 2, 4, 4, 4)
 
 
-@model("U-net", channels=0)
+@model("U-net", channels_first=True)
 def upsampling(wrap):
     k = keys(14, 2)
     net = nn.Sequential([nn.Conv2d(2, 4, 3, 2, padding=1, key=next(k)), nn.Lambda(wrap(jax.nn.relu)),
@@ -230,7 +230,7 @@ def prelu():
     return shaken(net), uniform(17, 6)
 
 
-@model("depthwise convolutions", channels=0)
+@model("depthwise convolutions", channels_first=True)
 def depthwise(wrap):
     k = keys(16, 3)
     net = nn.Sequential([nn.Conv2d(2, 4, 1, key=next(k)), nn.Lambda(wrap(jax.nn.relu6)),

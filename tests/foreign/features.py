@@ -1,5 +1,6 @@
 """What the library does with any model, each feature judged without it: `check(subject)` raises where it is wrong."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -20,7 +21,7 @@ def explained(s: Subject, e, **options):
 
 
 def gradient(s):
-    """Central differences."""
+    """Central differences of the values."""
     close(explained(s, explain.gradient()), s.slope, s.tolerance(1e-6))
 
 
@@ -30,7 +31,7 @@ def gradient_x_input(s):
 
 
 def integrated_gradients(s, steps=16):
-    """The mean gradient on the way; the gap of completeness is at most the integrand's variation over the steps."""
+    """The mean of gradients on the way, and completeness."""
     found = explained(s, explain.integrated_gradients(steps=steps, baseline=BASELINE))
     way = lambda t: BASELINE + t.reshape(-1, *[1] * s.x.ndim) * (s.x - BASELINE)
     points = way(jnp.arange(1, steps + 1) / steps)
@@ -59,19 +60,19 @@ def by_other_activations(s, found, wrap, *, times_input=False, known=True):
 
 
 def guided_backprop(s):
-    """The same model built with activations through which relu(R) act'(z) flows."""
+    """The gradient of the same model built with activations through which relu(R) act'(z) flows."""
     by_other_activations(s, explained(s, explain.guided_backprop()), gated)
 
 
 def lrp_0(s):
-    """x times the gradient of the same model built with activations of slope act(z) / z."""
+    """x times the gradient of the same model built with activations of slope act(z) / z, where that is LRP-0."""
     zero = explain.epsilon(0.0)
     found = explained(s, explain.lrp(conv=zero, dense=zero, sums=zero))
     by_other_activations(s, found, proportional, times_input=True, known=s.model.linear)
 
 
 def lrp_dombrowski2019(s):
-    """Shares of the logit: none negative, together at most 1, and most of it where all layers have a rule."""
+    """Its shares of the logit: none negative, together at most 1 and, in networks of known layers, most of it."""
     found = explained(s, explain.lrp_dombrowski2019(0.0, 1.0))
     finite(found)
     assert found.shape == s.x.shape, f"shape {found.shape}"
@@ -82,7 +83,7 @@ def lrp_dombrowski2019(s):
 
 
 def patterns(s):
-    """Patterns of ones: the logit times central differences."""
+    """With patterns of ones, the logit times central differences."""
     layers = jax.eval_shape(lambda x: {n: layer.w for n, layer in rewrite.linear_layers(s.f)(x).items()}, s.x)
     ones = {name: jnp.ones(w.shape, w.dtype) for name, w in layers.items()}
     try:
@@ -96,20 +97,20 @@ def patterns(s):
 
 
 def grad_cam(s):
-    """At every automatic layer: numpy on the layer's value and its gradient."""
+    """Numpy on the value and the gradient of every layer with places."""
     layers = rewrite.layers(s.f, s.x)
-    open_ones = [layer.name for layer in layers if not layer.in_loop]
-    names = open_ones or [layer.name for layer in layers] or ["features"]
-    spatial = [name for name in names if not open_ones or np.ndim(_value(s, name)[0]) > 1]
-    for name in spatial or names[:1]:
-        found = explained(s, explain.grad_cam(name, relu=False))
-        a, g = _value(s, name)
-        expected = (a * g.mean(tuple(range(a.ndim - 1)))).sum(-1)
-        close(found.reshape(expected.shape) if found.size == 1 else found, expected, s.tolerance(1e-8), name)
+    known = {layer.name: _value(s, layer.name) for layer in layers if not layer.in_loop}
+    for name, (a, g) in {name: pair for name, pair in known.items() if pair[0].ndim > 1}.items():
+        axis = -a.ndim if s.model.channels_first else -1
+        found = explained(s, explain.grad_cam(name, relu=False, channels=axis))
+        a, g = np.moveaxis(a, axis, -1), np.moveaxis(g, axis, -1)
+        close(found, (a * g.mean(tuple(range(a.ndim - 1)))).sum(-1), s.tolerance(1e-8), name)
+    if all(a.ndim < 2 for a, _ in known.values()):
+        finite(explained(s, explain.grad_cam(layers[0].name if layers else "features")))
 
 
 def _value(s, name):
-    """A layer's value and its gradient, without a batch axis, channels last."""
+    """A layer's value and its gradient, without leading axes of length 1."""
     tapped = rewrite.tap(s.f, name)
     shape = jax.eval_shape(tapped, s.x, 0.0)[1]
 
@@ -121,21 +122,21 @@ def _value(s, name):
     g, a = (np.asarray(v, float) for v in found)
     while a.shape[:1] == (1,):
         a, g = a[0], g[0]
-    return [np.moveaxis(v, s.model.channels, -1) if v.ndim > 1 else v for v in (a, g)]
+    return a, g
 
 
 def softplus(s):
-    """The values tend to the model's, and no kink is left along a ray."""
+    """Values that tend to the model's, and no kink along a segment without a warning."""
     at = lambda beta: over_points(lambda x: smooth.softplus(s.f, beta, max_pool=True)(x)[s.target])
     points = s.around(0.2, 32)
     exact = s.values(points)
     gaps = [np.abs(at(beta)(points) - exact).max() / np.abs(exact).max() for beta in (5.0, 50.0, 5000.0)]
     assert gaps[2] <= gaps[1] + s.tolerance(1e-9) and gaps[2] <= s.tolerance(1e-2), f"gaps {gaps}"
-    assert s.precision or not kinked(at(5.0), s.x), "kinks are left"
+    return "kinks are left, without a word" if not s.precision and kinked(at(5.0), s.x) else None
 
 
 def manipulation(s):
-    """Three steps: finite, inside the pixels, the logits and heat maps those of a fresh call."""
+    """After three steps, finite pixels in [0, 1] with the logits and heat maps of a fresh call."""
     heat = explain.heatmap(explained(s, explain.gradient()))
     search = attack.manipulation(explain.gradient(), steps=3, judge_every=3)
     found = search(s.f, s.x[None], jnp.flip(heat)[None], key=KEY(0))
@@ -143,7 +144,7 @@ def manipulation(s):
 
 
 def largest_change(s):
-    """Three steps: finite, inside the ball, the logits and heat maps those of a fresh call."""
+    """The same, and pixels inside the ball."""
     search = attack.largest_change(explain.gradient(), epsilon=0.05, steps=3, restarts=1)
     found = search(s.f, s.x[None], key=KEY(0))
     _fresh(s, found, s.f)
@@ -163,7 +164,7 @@ def _fresh(s, found, f):
 
 
 def weights_in_place(s):
-    """A module that has changed between two calls: the logits are the new ones."""
+    """The logits of the new weights."""
     f, x, update = s.model.build()
     search = attack.largest_change(explain.gradient(), epsilon=0.05, steps=1, restarts=1, surrogate=smooth.none())
     search(f, x[None], key=KEY(0))
@@ -174,7 +175,7 @@ def weights_in_place(s):
 
 
 def hessian_penalty(s):
-    """Central differences of the gradient along the probe; of a kinked model, whose curvature is 0, one word."""
+    """Central differences of the gradient along the probe; a model with kinks has no curvature, and a warning."""
     apply = lambda params, state, x: s.f(x)
     found = jax.jit(lambda x: defend.hessian()(apply, None, None, x, s.target, KEY(1)))(s.x)
     v, step = jax.random.rademacher(KEY(1), (1, *s.x.shape), s.x.dtype)[0], 1e-5 if s.sharp else 1e-3
@@ -193,13 +194,13 @@ def _inside(found, bounds, what):
 
 
 def output_bounds(s):
-    """200 points of the ball, none outside."""
+    """The outputs of 200 points of the box, none outside."""
     bounds = jax.jit(lambda x: geometry.output_bounds(s.f, geometry.ball(x, RADIUS)))(s.x)
     _inside(over_points(s.f)(s.around(RADIUS)), bounds, "outputs")
 
 
 def gradient_bounds(s):
-    """200 points of the ball, none outside."""
+    """The gradients at 200 points of the box, none outside."""
     both = [jax.jit(lambda x, linear=linear: geometry.gradient_bounds(s.f, geometry.ball(x, RADIUS), s.target,
                                                                       linear=linear))(s.x) for linear in (False, True)]
     gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.precision else s.gradients
@@ -208,16 +209,37 @@ def gradient_bounds(s):
 
 
 def hessian_bound(s):
-    """The Hessian by differences of gradients at four points of the ball, never longer."""
-    bound = float(jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x))
+    """Differences of gradients at four points of the box: no Hessian is longer."""
+    bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x)
+    _not_above(_curvatures(s), bound)
+
+
+def hessian_bound_anywhere(s):
+    """The same, without a box."""
+    bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target))(s.x)
+    _not_above(_curvatures(s), bound)
+
+
+def gradient_change_bound(s):
+    """How far the gradient at four points of the box is from that at x: never further."""
+    points = s.around(RADIUS, 4)
+    bound = jax.jit(jax.vmap(lambda y: geometry.gradient_change_bound(s.f, s.x, y, s.target)))(points)
+    for moved, most in zip(s.gradients(points) - s.gradients(s.x[None]), bound, strict=True):
+        _not_above([np.linalg.norm(moved)], most)
+
+
+@functools.lru_cache(maxsize=1)
+def _curvatures(s):
+    return [np.linalg.norm(s.differences(s.gradients, x, 1e-5)) for x in s.around(RADIUS, 4)]
+
+
+def _not_above(found, bound):
     finite(bound)
-    for x in s.around(RADIUS, 4):
-        true = np.linalg.norm(s.differences(s.gradients, x, 1e-5))
-        assert true <= bound * (1 + 1e-6) + 1e-6, f"a Hessian of norm {true:.4g} above the bound {bound:.4g}"
+    assert max(found) <= float(bound) * (1 + 1e-6) + 1e-6, f"{max(found):.4g} above the bound {float(bound):.4g}"
 
 
 FEATURES: dict[str, Callable[[Subject], str | None]] = {
     check.__name__: check for check in (
         gradient, gradient_x_input, integrated_gradients, smoothgrad, guided_backprop, lrp_0, lrp_dombrowski2019,
         patterns, grad_cam, softplus, manipulation, largest_change, weights_in_place, hessian_penalty, output_bounds,
-        gradient_bounds, hessian_bound)}
+        gradient_bounds, hessian_bound, hessian_bound_anywhere, gradient_change_bound)}

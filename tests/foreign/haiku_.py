@@ -39,7 +39,7 @@ def cnn(wrap):
     return one_example(forward, uniform(2, 8, 8, 2))
 
 
-@model("convolutions, channels first", channels=0)
+@model("convolutions, channels first", channels_first=True)
 def cnn_channels_first(wrap):
     act = wrap(jax.nn.relu)
 

@@ -29,7 +29,7 @@ class Model(NamedTuple):
 
     linear: between the activations that `wrap` reaches lie only linear maps with their biases, sums and poolings;
     honest: its derivative is that of its values, not that of a rule of its own;
-    channels: the axis of the channels in the values of its layers.
+    channels_first: in the values of its layers, leading axes of length 1 apart; otherwise they are last.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Model(NamedTuple):
     make: Callable[..., Any]
     linear: bool
     honest: bool
-    channels: int
+    channels_first: bool
 
     def takes(self, option: str) -> bool:
         return option in inspect.signature(self.make).parameters
@@ -52,10 +52,10 @@ def collection(package: str) -> tuple[dict[str, Model], Callable]:
     """The models of one package by name, and the decorator that enters a maker: @model(family, ...)."""
     models = {}
 
-    def model(family: str, *, linear: bool = True, honest: bool = True, channels: int = -1):
+    def model(family: str, *, linear: bool = True, honest: bool = True, channels_first: bool = False):
         def enter(make):
             name = f"{package}/{make.__name__}"
-            models[name] = Model(name, family, make, linear, honest, channels)
+            models[name] = Model(name, family, make, linear, honest, channels_first)
             return make
 
         return enter

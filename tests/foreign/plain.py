@@ -46,7 +46,7 @@ def mlp_with_parameters_in_a_tree(wrap):
     return f, uniform(1, 6)
 
 
-@model("convolutions, channels first", channels=0)
+@model("convolutions, channels first", channels_first=True)
 def cnn_channels_first(wrap):
     act, k, m = wrap(jax.nn.relu), weights(6, 4, 2, 3, 3), weights(7, 3, 4, 3, 3)
 

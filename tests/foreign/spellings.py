@@ -42,8 +42,8 @@ spelled("squared_relu", OWN, lambda z: jnp.square(jax.nn.relu(z)))
 def every_activation(wrap):
     names = ("relu", "relu6", "sigmoid", "softplus", "sparse_plus", "sparse_sigmoid", "soft_sign", "silu", "swish",
              "log_sigmoid", "leaky_relu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "tanh", "elu",
-             "celu", "selu", "gelu", "squareplus", "mish", "identity")
-    acts = [wrap(getattr(jax.nn, name)) for name in names if hasattr(jax.nn, name)]
+             "celu", "selu", "gelu", "squareplus", "mish")
+    acts = [wrap(getattr(jax.nn, name)) for name in names if hasattr(jax.nn, name)] + [lambda z: z]
     a, c = weights(3, len(acts), 4, 6), weights(4, len(acts) * 6, 3)
     return lambda x: jnp.concatenate([act(x @ w) for act, w in zip(acts, a, strict=True)]) @ c, uniform(3, 4)
 

@@ -13,20 +13,43 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 INTRODUCTION = """# Which models work
 
 Written by a run of the tests (`make table`); do not edit. {models} small networks, as people write them in JAX, flax
-linen, flax nnx, equinox, haiku and Keras on JAX ([tests/foreign](../tests/foreign)), went through every feature of
-the library. Each result was judged by something that is not the library's: differences of values, the same network
-built with other activations, numpy, sampling. A cell says
+linen, flax nnx, equinox, haiku and Keras on JAX ([tests/foreign](../tests/foreign)), went through {features} features
+of the library. Each result was judged by something that is not the library's: differences of values, the same
+network built with other activations, numpy, sampling.
 
-- **works**: right for every model of the family;
-- a number: refused, with the words listed below the table; "3/5 [2]": so many work, the others are refused with these;
-- *works* with a number: right, with the warning listed below;
-- —: the feature does not concern the family;
-- **wrong**: a defect that is known and not mended (`tests/foreign/known_failures.txt`).
+| a cell | means |
+|---|---|
+| works | right for every model of the family |
+| works, note 3 | likewise; for some of the models with the warning that the note quotes |
+| refused, note 3 | every model of the family is refused, with the words of the note |
+| 3 of 5 work, notes 3, 4 | the others are refused; the notes quote refusals and warnings |
+| - | does not concern the family: its weights do not change in place |
+| **wrong** (1 of 5) | a defect that is known and not mended (tests/foreign/known_failures.txt) |
 
-A refusal is a `ValueError` (`rewrite.RewriteError` and its kin), raised before anything is computed where that is
-possible. Where words name operations, these are all that any model was refused for.
-
+A refusal is a `ValueError` (`rewrite.RewriteError` and its kin) that the library raises, mostly before anything is
+computed; it also says where in the model's code the operation stands, which is left out here. Which operations have
+rules, and how to give rules of your own, is told in [rewrite.md](rewrite.md).
 """
+GROUPS = {
+    "Gradients": {
+        "gradient": "`explain.gradient`", "gradient_x_input": "`explain.gradient_x_input`",
+        "integrated_gradients": "`explain.integrated_gradients`", "smoothgrad": "`explain.smoothgrad`",
+        "grad_cam": "`explain.grad_cam`"},
+    "Propagation": {
+        "guided_backprop": "`explain.guided_backprop`", "lrp_0": "`explain.lrp` with `epsilon(0)` everywhere",
+        "lrp_dombrowski2019": "`explain.lrp_dombrowski2019`: z+ and, at the first layer, z-box",
+        "patterns": "`explain.pattern_attribution`"},
+    "Surrogates, attacks and penalties": {
+        "softplus": "`smooth.softplus` with `max_pool=True`", "manipulation": "`attack.manipulation`",
+        "largest_change": "`attack.largest_change`", "weights_in_place": "an attack before and after a module changes",
+        "hessian_penalty": "`defend.hessian`"},
+    "Bounds": {
+        "output_bounds": "`geometry.output_bounds`",
+        "gradient_bounds": "`geometry.gradient_bounds`, with `linear=True` too",
+        "gradient_change_bound": "`geometry.gradient_change_bound`",
+        "hessian_bound": "`geometry.hessian_bound` in a box",
+        "hessian_bound_anywhere": "`geometry.hessian_bound` at all inputs"},
+}
 
 
 def known_failures() -> dict[tuple[str, str], str]:
@@ -53,6 +76,7 @@ def write(cells) -> None:
 
 
 def document(cells) -> str:
+    """The text of docs/models.md."""
     by_cell, notes = defaultdict(list), {}
     for _, family, feature, words in sorted(cells):
         by_cell[family, feature].append(words)
@@ -63,36 +87,46 @@ def document(cells) -> str:
         known.update(names)
         return number
 
-    families = sorted({family for _, family, *_ in cells}, key=str.lower)
     sizes = Counter(family for _, family, feature, _ in cells if feature == "gradient")
-    header = ["family", "models", *(f.replace("_", " ") for f in FEATURES)]
-    rows = [[family, str(sizes[family]), *(_cell(by_cell[family, f], note) for f in FEATURES)] for family in families]
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    judged = [f"- **{name.replace('_', ' ')}**: {check.__doc__.splitlines()[0]}" for name, check in FEATURES.items()]
+    families = sorted(sizes, key=str.lower)
+    parts = [INTRODUCTION.format(models=sizes.total(), features=len(FEATURES))]
+    for title, features in GROUPS.items():
+        header = ["family (models)", *(f.replace("_", " ") for f in features)]
+        rows = [[f"{family} ({sizes[family]})", *(_cell(by_cell[family, f], note) for f in features)]
+                for family in families]
+        told = [f"- **{name}**: {what}. *Judged by:* {FEATURES[f].__doc__.splitlines()[0]}"
+                for name, (f, what) in zip(header[1:], features.items(), strict=True)]
+        table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
+        parts += [f"## {title}", "\n".join(told), "\n".join(table)]
     words = [f"{number}. {text.format(', '.join(sorted(names)))}" for text, (number, names) in notes.items()]
-    intro = INTRODUCTION.format(models=len({model for model, *_ in cells}))
-    parts = "\n".join(lines), "## Words", "\n".join(words), "## How each was judged", "\n".join(judged)
-    return intro + "\n\n".join(parts) + "\n"
+    return "\n\n".join(part.rstrip("\n") for part in (*parts, "## Notes", "\n".join(words))) + "\n"
 
 
 def _cell(words, note) -> str:
     """What a family's models say of one feature."""
     words = [w for w in words if w]
     if not words:
-        return "—"
+        return "-"
     if wrong := [w for w in words if w.startswith("wrong")]:
-        return f"**wrong** ({len(wrong)}/{len(words)})"
+        return f"**wrong** ({len(wrong)} of {len(words)})"
     working = [w for w in words if w.startswith("works")]
-    numbers = sorted({note(w.removeprefix("works, and warns: ")) for w in words if w != "works"})
-    listed = f"[{', '.join(map(str, numbers))}]" if numbers else ""
-    share = "" if not working else "works" if len(working) == len(words) else f"{len(working)}/{len(words)}"
-    return f"{share} {listed}".strip()
+    notes = [part for w in words for part in w.split(", and warns: ") if part != "works"]
+    numbers = sorted(set(map(note, notes)))
+    share = "works" if len(working) == len(words) else f"{len(working)} of {len(words)} work" if working else "refused"
+    return ", ".join([share, *[f"note{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"] * bool(numbers)])
+
+
+_NAMES = re.compile("|".join((
+    r"(?:no bound is known for|no bound at all inputs is known for|no propagation rule for) ([^;:]+)",
+    r"on the image through ([^;:]+)",
+    r"no surrogate replaces ([^:]+):", r"Error: (\w+) makes the gradient jump", r"do not pass (\w+), which")))
 
 
 def _general(words: str) -> tuple[str, list[str]]:
     """Words that serve for several models, "{}" for the operations that they name, and these."""
-    found = re.search(r"(?:no bound is known for|no propagation rule for|on the image through) ([^;:]+)", words)
-    names = found[1] if found else ""
-    words = words.replace("{", "{{").replace("}", "}}").replace("|", "\\|")
-    words = words.replace(names, "{}", 1) if found else words
-    return re.sub(r"\(\d[\d, ]*\)", "(...)", words), names.split(", ")
+    words = re.sub(r" \([^()]*\.py:\d+ in [^()]*\)", "", words)  # where an operation stands in the model's code
+    words = re.sub(r"\(\d[\d, ]*\)", "(...)", re.sub(r"layer '[^']+'", "layer '...'", words))
+    found = _NAMES.search(words)
+    names = next(filter(None, found.groups())) if found else ""
+    words = words.replace("{", "{{").replace("}", "}}")
+    return (words.replace(names, "{}", 1) if found else words), names.split(", ")

@@ -45,16 +45,16 @@ def fit_patterns(f: Model, batches: Iterable[ArrayLike]) -> dict[str, Array]:
     Array([1. , 0.5], dtype=float32)
     """
     f = f if isinstance(f, jax.tree_util.Partial) else jax.tree_util.Partial(f)
+    summed = jax.jit(lambda f, xs: _sums(f, xs))  # new for each call: a module may have changed in place
     total = None
     for xs in batches:
-        sums = _sums(f, jnp.asarray(xs))
+        sums = summed(f, jnp.asarray(xs))
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     if total is None:
         raise ValueError("no data: patterns are estimated from at least one batch")
-    return _patterns(f, xs[0], total)
+    return jax.jit(lambda f, x, total: _patterns(f, x, total))(f, xs[0], total)
 
 
-@jax.jit
 def _sums(f, xs):
     """{layer: _Sums}; the model is mapped over the batch first, so that its convolutions take whole batches."""
     return {name: _layer_sums(layer) for name, layer in rewrite.linear_layers(jax.vmap(f))(xs).items()}
@@ -69,7 +69,6 @@ def _layer_sums(layer):
     return _Sums(weighted(positive * z), weighted(positive), each(positive), each(z), each(jnp.ones_like(z)))
 
 
-@jax.jit
 def _patterns(f, x, total):
     return {name: _pattern(layer, total[name]) for name, layer in rewrite.linear_layers(f)(x).items()}
 

@@ -96,6 +96,7 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
 
     low, high: the bounds l <= h of the model's input, broadcast against it. What the model does to its
     input before its first linear layer is done to the bounds: padding has the box [0, 0], and maps are zero there.
+    Refused, with the operation's name, where that is not known to be monotone: a square, a division by a norm.
     """
     _checked("stabilizer", stabilizer)
     low, high = jnp.asarray(low), jnp.asarray(high)

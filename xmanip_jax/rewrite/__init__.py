@@ -3,6 +3,7 @@
 from .activations import ACTIVATIONS, Call, Window, inputs, map_calls, replace
 from .errors import (
     DerivativeInModelError,
+    KinkWarning,
     LayerError,
     LostRuleWarning,
     NoActivationError,
@@ -17,9 +18,8 @@ from .stages import Program, Stage, stages
 from .unroll import unroll
 
 __all__ = [
-    "ACTIVATIONS", "Call", "Contents", "DerivativeInModelError", "Known", "Layer", "LayerError", "LinearLayer",
-    "LostRuleWarning",
-    "NoActivationError", "Operation", "Program", "RewriteError", "Stage", "UnsupportedPrimitiveError", "Window", "flow",
-    "inputs", "inspect", "layers", "linear_layers", "map_calls", "propagate", "replace", "stages", "tap",
-    "unroll", "zero_at",
+    "ACTIVATIONS", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer", "LayerError",
+    "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError", "Stage",
+    "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layers", "linear_layers", "map_calls",
+    "propagate", "replace", "stages", "tap", "unroll", "zero_at",
 ]

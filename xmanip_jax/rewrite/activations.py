@@ -16,7 +16,13 @@ from jax import Array
 from ..nonlinearities import Window
 from ..types import Model
 from .blocks import run_nodes
-from .errors import DerivativeInModelError, LostRuleWarning, NoActivationError, UnsupportedPrimitiveError
+from .errors import (
+    DerivativeInModelError,
+    KinkWarning,
+    LostRuleWarning,
+    NoActivationError,
+    UnsupportedPrimitiveError,
+)
 from .expressions import identity
 from .graph import describe, literal
 from .interpreter import Rule, compute, evaluate, sites
@@ -25,13 +31,14 @@ from .known import KNOWN, rules_of
 from .operations import carries, pool_params
 from .plan import IMAGE, Options, Plan, Step, make_plan
 
-__all__ = ["ACTIVATIONS", "Call", "Window", "call_kind", "calls", "inputs", "map_calls", "plan_of", "replace"]
+__all__ = ["ACTIVATIONS", "Call", "Window", "call_kind", "calls", "inputs", "kinks", "map_calls", "plan_of", "replace"]
 
 # What makes a network piecewise linear: the known functions that have kinks, and unknown ones made of maxima and |.|.
 ACTIVATIONS = (*(name for name, row in KNOWN.items() if row.surrogate), "piecewise")
 _KINDS = (*KNOWN, "piecewise", "max_pool")
 _CORNERS = {"max", "min", "abs", "clamp"}
 _JUMPS = {"select_n", "sign", "floor", "ceil", "round", "rem"}
+_KINKS = {"max", "min", "reduce_max", "reduce_min", "sort", "top_k"} | _JUMPS
 
 
 class Call(NamedTuple):
@@ -58,10 +65,55 @@ def call_kind(step: Step) -> str | None:
         return "max_pool" if step.eqn.primitive is not prims.jit_p else None
     if operation.kind != "activation":
         return None
-    if operation.known:
-        return operation.known.name
+    if operation.known:  # |.| of what is never negative, as logsumexp takes it, is nothing
+        return None if operation.known.name == "abs" and operation.nonnegative else operation.known.name
     names = _names(step)
     return "piecewise" if names & _CORNERS and not names & _JUMPS else None
+
+
+def kinks(plan: Plan) -> list[Any]:
+    """The equations that are not smooth, neither a call nor a function with a rule, and have a say in a result.
+
+    What stop_gradient hides is none, rounding apart: so is the maximum that a softmax subtracts, and on which its
+    value does not depend.
+    """
+    live = {o for o in plan.outputs if not isinstance(o, Literal)}
+    moving, found = set(live), []
+    for step in reversed(plan.steps):
+        if live.isdisjoint(step.outputs):
+            continue
+        moves, kink = not moving.isdisjoint(step.outputs) and not _hides(step), _kink(step)
+        if kink is not None and (moves or kink.primitive.name in _JUMPS - {"select_n"}):
+            found.append(kink)
+        for body in step.bodies:
+            found += kinks(body)[::-1]
+        inputs = {i for i in step.inputs if not isinstance(i, Literal)}
+        live |= inputs
+        moving |= inputs if moves else set()
+    return found[::-1]
+
+
+def _kink(step):
+    """The equation that makes a step one, or None."""
+    operation, unit = step.operation, step.unit
+    if call_kind(step) or unit.role in ("affine", "neutral") or (operation and operation.kind == "statistic"):
+        return None
+    if step.bodies or any(is_custom_rule(node.eqn) for node in unit.nodes):
+        return None
+    equations = [node.eqn for node in unit.nodes]
+    names = {eqn.primitive.name for eqn in equations}
+    real = lambda variables: any(jax.dtypes.issubdtype(v.aval.dtype, np.inexact) for v in variables)
+    bent = next((eqn for eqn in equations if eqn.primitive.name in _KINKS), None)
+    if bent is not None and real(equations[-1].outvars):
+        return bent
+    compares = real(equations[0].invars) and not (carries(unit) and real(equations[-1].outvars))
+    return equations[0] if compares and not {"stop_gradient", "is_finite"} & names else None
+
+
+def _hides(step):
+    unit = step.unit
+    single = unit.role == "single" and step.eqn.primitive.name == "stop_gradient"
+    return single or (not carries(unit) and any(n.eqn.primitive.name == "stop_gradient" for n in unit.nodes))
 
 
 def _names(step):
@@ -153,18 +205,19 @@ def _has_gate(site):
                for step in site.plan.steps)
 
 
-def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS) -> Model:
+def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS, *, smooth: bool = False) -> Model:
     """`f` with every call of the given kinds computed by `act(call, z)`; z: the call's input, any shape.
 
     A call inside a scan counts as one. Parameters closed over by `f` stay differentiable. The result traces `f` again
-    whenever it is called: compile it.
+    whenever it is called: compile it. smooth: the result is meant to have no kinks; those that stay are warned of.
 
-    Raises NoActivationError, DerivativeInModelError, UnsupportedPrimitiveError; warns with LostRuleWarning.
+    Raises NoActivationError, DerivativeInModelError, UnsupportedPrimitiveError; warns with LostRuleWarning and
+    KinkWarning.
     """
     def apply(total, kind, index, step, operands):
         return [act(_call(kind, index, step, operands)._replace(total=total), operands[0])], None
 
-    return _rewritten(f, kinds, apply, lambda outs, sown, structure: jax.tree.unflatten(structure, outs))
+    return _rewritten(f, kinds, apply, lambda outs, sown, structure: jax.tree.unflatten(structure, outs), smooth)
 
 
 def _call(kind, index, step, operands):
@@ -219,13 +272,17 @@ def inputs(f: Model, kinds=ACTIVATIONS) -> Callable[..., list[Array]]:
                       lambda outs, sown, structure: sown)
 
 
-def _rewritten(f, kinds, apply, choose):
+def _rewritten(f, kinds, apply, choose, smooth=False):
     def rewritten(*args):
         plan, leaves, structure = plan_of(f, args, kinds)
         total = len(calls(plan, kinds))
         if not total:
             raise NoActivationError(f"the model calls none of {', '.join(kinds)}, so there is nothing to rewrite: "
                                     "rewrite.inspect(f, x) lists its activations and its kinks")
+        if smooth and (left := dict.fromkeys(map(describe, kinks(plan)))):
+            warnings.warn(f"no surrogate replaces {', '.join(left)}: where it jumps or has a kink, the gradient of the "
+                          "smooth model jumps too. In the model itself, a logsumexp is a smooth maximum and a sigmoid "
+                          "a smooth step", KinkWarning, stacklevel=3)
         return choose(*evaluate(plan, leaves, Rule(_match(kinds), functools.partial(apply, total))), structure)
 
     return rewritten

@@ -1,7 +1,8 @@
 """The units of a model: single operations, and blocks of elementwise ones that together are one function of one value.
 
 Everything that is computed elementwise from one value is a chain of blocks, cut wherever all that follows depends on
-a single value. `z + b -> x * sigmoid(x)` are two: an affine one and one function of x. A block that the table knows
+a single value. `z + b -> x * sigmoid(x)` are two: an affine one and one function of x. A cast to another
+floating-point type is an operation of its own, so that a block computes in one. A block that the table knows
 (`known.recognise`) is one activation; what it does not know is one from its first curved operation to its last.
 """
 
@@ -66,14 +67,23 @@ def _common_root(flat, node, own, roots):
     """The one value that everything a node reads is computed from elementwise, itself included; else None."""
     eqn = node.eqn
     on = [not isinstance(i, Literal) and i in flat.depends for i in node.inputs]
-    if eqn.primitive.name not in ELEMENTWISE and not is_elementwise_rule(eqn, on):
+    if (eqn.primitive.name not in ELEMENTWISE and not is_elementwise_rule(eqn, on)) or _changes_precision(eqn):
         return None
     above = {roots.get(i, i) for i in own}
     if len(above) != 1:
         return None
     (root,) = above
-    shapes = {flat.aval(i).shape for i in (root, node.outputs[0], *own)}
-    return root if len(shapes) == 1 else None
+    avals = [flat.aval(i) for i in (root, node.outputs[0], *own)]
+    real = not any(jax.dtypes.issubdtype(aval.dtype, np.complexfloating) for aval in avals)
+    return root if real and len({aval.shape for aval in avals}) == 1 else None
+
+
+def _changes_precision(eqn):
+    """A cast between floating-point types: what computes on either side of it has one type throughout."""
+    if eqn.primitive.name != "convert_element_type":
+        return False
+    types = {eqn.invars[0].aval.dtype, eqn.outvars[0].aval.dtype}
+    return len(types) == 2 and all(jax.dtypes.issubdtype(t, np.floating) for t in types)
 
 
 def _chain(flat, root, out, position):
@@ -161,7 +171,7 @@ def _role(flat, nodes):
 
 def _share(flat, node):
     name, own = node.eqn.primitive.name, flat.depending(node)
-    if not all(np.issubdtype(flat.aval(i).dtype, np.floating) for i in (*own, node.outputs[0])):
+    if not all(jax.dtypes.issubdtype(flat.aval(i).dtype, np.floating) for i in (*own, node.outputs[0])):
         return "curved"
     if name == "select_n":
         fixed = isinstance(node.inputs[0], Literal) or node.inputs[0] not in flat.depends
@@ -180,6 +190,7 @@ def _never_acts(flat, node):
 
 
 def _merged(flat, parts):
+<<<<<<< HEAD
     """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one."""
     found, plain = [], []
     for part in parts:
@@ -194,6 +205,29 @@ def _merged(flat, parts):
         found += [*plain, part]
         plain = []
     return [*found, *plain]
+=======
+    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between and after them,
+    as one. So is a square that an unknown part follows: exp(-z**2) is one function."""
+    found = []
+    for part in parts:
+        start = len(found)
+        if part.known is None and part.role == "curved":
+            while start and _is_plain(flat, found[start - 1]):
+                start -= 1
+            opens = start and found[start - 1].role == "curved" and _is_open(found[start - 1])
+            start = start - 1 if opens else len(found)
+        elif found and found[-1].known is None and found[-1].role == "curved" and _is_plain(flat, part):
+            start -= 1
+        joined = [*found[start:], part]
+        found[start:] = [part if len(joined) == 1 else _unit(
+            flat, [node for each in joined for node in each.nodes], joined[0].inputs[0])]
+    return found
+>>>>>>> foreign
+
+
+def _is_open(part):
+    """Whether an unknown curved part goes on with what stands before it."""
+    return part.known is None or part.known.name == "square"
 
 
 def _is_plain(flat, part):

@@ -1,7 +1,7 @@
 """What a rewrite refuses, by name."""
 
-__all__ = ["DerivativeInModelError", "LayerError", "LostRuleWarning", "NoActivationError", "RewriteError",
-           "UnsupportedPrimitiveError"]
+__all__ = ["DerivativeInModelError", "KinkWarning", "LayerError", "LostRuleWarning", "NoActivationError",
+           "RewriteError", "UnsupportedPrimitiveError"]
 
 
 class RewriteError(ValueError):
@@ -22,6 +22,10 @@ class UnsupportedPrimitiveError(RewriteError):
 
 class LayerError(RewriteError):
     """An unknown or ambiguous layer name."""
+
+
+class KinkWarning(UserWarning):
+    """A model that is meant to be smooth keeps operations that jump or have a kink, which no surrogate replaces."""
 
 
 class LostRuleWarning(UserWarning):

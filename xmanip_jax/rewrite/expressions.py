@@ -120,7 +120,7 @@ def _simplified(eqn, args, aval) -> Expr:
     name, params = eqn.primitive.name, eqn.params
     if name in ("convert_element_type", "select_n") and (found := _chosen(name, args, eqn)) is not None:
         return found
-    if name in _IGNORED and np.issubdtype(aval.dtype, np.floating) == np.issubdtype(
+    if name in _IGNORED and jax.dtypes.issubdtype(aval.dtype, np.floating) == jax.dtypes.issubdtype(
             eqn.invars[0].aval.dtype, np.floating):
         return args[0]
     if name == "square":
@@ -140,8 +140,8 @@ def _simplified(eqn, args, aval) -> Expr:
 def _chosen(name, args, eqn):
     """Choices between two values; a truth value as a number is the choice between 0 and 1."""
     if name == "convert_element_type":
-        return Expr("choose", (args[0], const(0.0), const(1.0))) if eqn.invars[0].aval.dtype == bool and np.issubdtype(
-            eqn.params["new_dtype"], np.floating) else None
+        number = eqn.invars[0].aval.dtype == bool and jax.dtypes.issubdtype(eqn.params["new_dtype"], np.floating)
+        return Expr("choose", (args[0], const(0.0), const(1.0))) if number else None
     if len(args) != 3:
         return None
     test, no, yes = args

@@ -175,7 +175,7 @@ def recognise(express: Callable[[bool], Expr], slope: Callable[[], Expr] | None,
     express(opened) -> the expression of the function, see `expressions.express`;  slope() -> that of its derivative;
     None where no part of the function has its own derivative rule.
     """
-    if not np.issubdtype(dtype, np.floating):
+    if not jax.dtypes.issubdtype(dtype, np.floating):
         return None
     e = express(False)
     found = _find(e, dtype, False)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..types import Model
-from .activations import call_kind, plan_of
+from .activations import call_kind, kinks, plan_of
 from .errors import LayerError
 from .interpreter import Rule, compute, evaluate, sites
 from .jaxprs import eqn_name, is_custom_rule, prims
@@ -17,7 +17,6 @@ from .known import KNOWN
 
 __all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
 
-_KINKS = {"ceil", "floor", "max", "min", "reduce_max", "reduce_min", "round", "select_n", "sign", "sort"}
 _LOOPS = {"scan", "while", "cond"}
 
 
@@ -57,18 +56,13 @@ def inspect(f: Model, x) -> Contents:
     def role(step):
         if kind := call_kind(step):
             return ("pools" if kind == "max_pool" else "activations"), kind
-        names = [node.eqn.primitive.name for node in step.unit.nodes]
-        for node in step.unit.nodes:
-            if is_custom_rule(node.eqn):
-                return "custom_rules", eqn_name(node.eqn)
-        if step.unit.role in ("affine", "neutral") or (step.operation and step.operation.kind == "statistic"):
-            return None
-        return next((("kinks", name) for name in names if name in _KINKS), None)
+        return next((("custom_rules", eqn_name(n.eqn)) for n in step.unit.nodes if is_custom_rule(n.eqn)), None)
 
     found = Counter(site.kind for site in sites(plan, role))
     of = lambda part: {name: n for (role, name), n in found.items() if role == part}
     listed = tuple(layer for layer, _ in _layer_sites(plan)[1])
-    return Contents(of("activations"), sum(of("pools").values()), of("kinks"), of("custom_rules"), listed)
+    bent = dict(Counter(eqn.primitive.name for eqn in kinks(plan)))
+    return Contents(of("activations"), sum(of("pools").values()), bent, of("custom_rules"), listed)
 
 
 def layers(f: Model, x) -> tuple[Layer, ...]:
@@ -93,7 +87,7 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
         match, found = _layer_sites(plan)
         names = [known.name for known, _ in found]
         if layer not in names:
-            raise LayerError(f"no layer {layer!r}; the model's layers are {names}")
+            raise _unknown(layer, names)
         index = names.index(layer)
         if found[index][0].in_loop:
             raise LayerError(f"layer {layer!r} sits in a loop: it has no single value; unroll it, rewrite.unroll(f)")
@@ -114,9 +108,15 @@ def zero_at(f: Model, x, layer: str) -> Array:
     """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
     found = {known.name: site for known, site in _layer_sites(plan_of(f, (x,))[0])[1]}
     if layer not in found:
-        raise LayerError(f"no layer {layer!r}; the model's layers are {list(found)}")
+        raise _unknown(layer, list(found))
     aval = found[layer].plan.flat.aval(found[layer].step.outputs[0])
     return jnp.zeros(aval.shape, aval.dtype)
+
+
+def _unknown(layer, names):
+    known = f"the model's layers are {names}" if names else (
+        "the model names none and calls no activation: name one in it, jax.ad_checkpoint.checkpoint_name(value, name)")
+    return LayerError(f"no layer {layer!r}; {known}")
 
 
 def layer_kind(step):

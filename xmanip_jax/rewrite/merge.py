@@ -87,7 +87,7 @@ def _moved(flat, node, layout):
     name, params = node.eqn.primitive.name, node.eqn.params
     before, after = flat.aval(node.inputs[0]), flat.aval(node.outputs[0])
     if name in _SAME:
-        return layout if np.issubdtype(after.dtype, np.floating) and before.shape == after.shape else None
+        return layout if jax.dtypes.issubdtype(after.dtype, np.floating) and before.shape == after.shape else None
     if name == "transpose":
         return [layout[a] for a in params["permutation"]]
     if name == "broadcast_in_dim" and math.prod(before.shape) != math.prod(after.shape):

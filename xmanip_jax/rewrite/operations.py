@@ -132,7 +132,7 @@ def carries(unit: Unit) -> bool:
     for node in unit.nodes:
         name, inputs = node.eqn.primitive.name, node.inputs
         own = inputs[1:] if name == "select_n" else inputs
-        floats = all(np.issubdtype(v.aval.dtype, np.inexact) for v in node.eqn.outvars)
+        floats = all(jax.dtypes.issubdtype(v.aval.dtype, np.inexact) for v in node.eqn.outvars)
         if name not in STEPS and name != "stop_gradient" and floats and any(
                 not isinstance(i, Literal) and i in known for i in own):
             known.update(node.outputs)
@@ -152,7 +152,8 @@ def _keeps_sign(flat, unit, kind, tags, known):
         return names[0] != "sub" and all(signs)
     if kind == "max_pool":
         return any(t is not None and t.nonnegative for t in tags)
-    floats = [s for s, i in zip(signs, unit.inputs, strict=True) if np.issubdtype(flat.aval(i).dtype, np.floating)]
+    floats = [s for s, i in zip(signs, unit.inputs, strict=True)
+              if jax.dtypes.issubdtype(flat.aval(i).dtype, np.floating)]
     return kind in ("sum", "max", "route", "select") and bool(floats) and all(floats)
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from .blocks import Unit, run_nodes, units
@@ -107,9 +108,23 @@ class Plan(NamedTuple):
         return self.flat.outputs
 
 
-def make_plan(jaxpr, consts, tags: list[Tag | None], options: Options, counter: Counter | None = None) -> Plan:
+def make_plan(jaxpr, consts, tags: list[Tag | None], options: Options) -> Plan:
     """The plan of an open jaxpr whose inputs have the given tags (None: independent of the image)."""
-    counter = Counter() if counter is None else counter
+    return _numbered(_planned(jaxpr, consts, tags, options), Counter())
+
+
+def _numbered(plan, counter):
+    """With the operations of each kind numbered in the order of execution, whether remat is open or not."""
+    steps = []
+    for step in plan.steps:
+        inner = tuple(_numbered(body, counter) for body in step.bodies)
+        operation = step.operation and step.operation._replace(index=counter[step.operation.kind])
+        counter.update([operation.kind] if operation else [])
+        steps.append(step._replace(operation=operation, bodies=inner))
+    return plan._replace(steps=steps)
+
+
+def _planned(jaxpr, consts, tags, options):
     flat = flatten(jaxpr, consts, [t is not None for t in tags], lambda eqn, on: _opens(eqn, on, options))
     known = {i: t for i, t in zip(flat.inputs, tags, strict=True) if t}
     found = units(flat)
@@ -117,17 +132,17 @@ def make_plan(jaxpr, consts, tags: list[Tag | None], options: Options, counter: 
     for k, unit in enumerate(found):
         own = [_tag(known, i) for i in unit.inputs]
         if _is_control(unit):
-            plans[k] = _body_plans(unit.nodes[0].eqn, own, counter, options)
+            plans[k] = _body_plans(unit.nodes[0].eqn, own, options)
             results = _join(plans[k], len(unit.outputs))
         else:
             kinds[k] = "call" if _is_call(unit, options) else kind_of(flat, unit, own)
             results = [tag_of(flat, unit, kinds[k], own)] * len(unit.outputs)
         for o, t in zip(unit.outputs, results, strict=True):
-            lost = not t or not t.carried or not np.issubdtype(flat.aval(o).dtype, np.inexact)
+            lost = not t or not t.carried or not jax.dtypes.issubdtype(flat.aval(o).dtype, np.inexact)
             if o in flat.depends:
                 known[o] = LOST._replace(carried=options.everything) if lost else t
     early = [node for node in flat.nodes if not flat.depending(node)]
-    return Plan(flat, early, _steps(flat, found, kinds, plans, known, counter, options.merge), known)
+    return Plan(flat, early, _steps(flat, found, kinds, plans, known, options.merge), known)
 
 
 def early_values(plan: Plan, values: Mapping[int, Any]) -> dict[int, Any]:
@@ -178,25 +193,25 @@ def _opens(eqn, on, options):
     return eqn.primitive.name in ("closed_call", "core_call") or (options.open_remat and eqn.primitive is prims.remat_p)
 
 
-def _body_plans(eqn, tags, counter, options):
+def _body_plans(eqn, tags, options):
     """Plans of the bodies of control flow; the tags of what a loop carries grow until they hold every time."""
-    make = lambda body, tags, counter: make_plan(*body, tags, options, counter)
+    make = lambda body, tags: _planned(*body, tags, options)
     inner = bodies(eqn)
     if eqn.primitive is prims.cond_p:
-        return tuple(make(branch, tags[1:], counter) for branch in inner)
+        return tuple(make(branch, tags[1:]) for branch in inner)
     if eqn.primitive is prims.scan_p:
         n, m = scan_split(eqn.params)
-        return (make(inner[0], _settled(inner[0], tags, n, m, make, counter), counter),)
+        return (make(inner[0], _settled(inner[0], tags, n, m, make)),)
     if eqn.primitive is prims.while_p:
         n, m = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-        carry = _settled(inner[1], tags[n:], m, len(tags) - n - m, make, counter)
-        return make(inner[0], [*tags[:n], *carry[m:]], counter), make(inner[1], carry, counter)
-    return (make(inner[0], tags, counter),)
+        carry = _settled(inner[1], tags[n:], m, len(tags) - n - m, make)
+        return make(inner[0], [*tags[:n], *carry[m:]]), make(inner[1], carry)
+    return (make(inner[0], tags),)
 
 
-def _settled(body, tags, n, m, make, counter):
+def _settled(body, tags, n, m, make):
     while True:
-        plan = make(body, tags, Counter(counter))
+        plan = make(body, tags)
         grown = [_either(t, _tag(plan.tags, o)) for t, o in zip(tags[n:n + m], plan.outputs, strict=False)]
         if grown == tags[n:n + m]:
             return tags
@@ -221,7 +236,7 @@ def _either(a, b):
     return Tag(a.carried or b.carried, first, *(p and q for p, q in zip(a[2:], b[2:], strict=True)))
 
 
-def _steps(flat, found, kinds, plans, known, counter, merges):
+def _steps(flat, found, kinds, plans, known, merges):
     users, readers, steps, done = Counter(), {}, [], set()
     for unit in found:
         for i in {i for i in unit.inputs if not isinstance(i, Literal)}:
@@ -229,7 +244,7 @@ def _steps(flat, found, kinds, plans, known, counter, merges):
             readers[i] = unit
     users.update(o for o in flat.outputs if not isinstance(o, Literal))
     alone = lambda v: readers[v] if users[v] == 1 and v in readers else None
-    normalising = _normalising(found, kinds, known, readers)
+    normalising = _normalising(found, kinds, known, readers) | _log_sums(found, kinds)
     for k, unit in enumerate(found):
         if unit.outputs in done:
             continue
@@ -247,10 +262,14 @@ def _steps(flat, found, kinds, plans, known, counter, merges):
             done |= {part.outputs for part in run}
             merge = merged(flat, unit, kind, carried, run, extra)
             inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
+<<<<<<< HEAD
         operation = _operation(unit, kind, tags, carried, counter, merge)
         if kind in ("sum", "add"):
             operation = operation._replace(scale=_scale(flat, unit, alone))
         steps.append(Step(operation, unit, inputs, outs, run=run))
+=======
+        steps.append(Step(_operation(unit, kind, tags, carried, merge), unit, inputs, outs, run=run))
+>>>>>>> foreign
     return steps
 
 
@@ -291,15 +310,36 @@ def _normalising(found, kinds, known, readers):
     return {i for i in seen if known[i].squares or known[i].scale or known[i].nonnegative}
 
 
-def _operation(unit, kind, tags, carried, counter, merge):
+def _log_sums(found, kinds):
+    """The values log, exp, and |.| between of a log of a sum of exponentials, as jax.nn.log_softmax subtracts it."""
+    makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
+    names = [{node.eqn.primitive.name for node in unit.nodes} for unit in found]
+    marked = set()
+    for k, unit in enumerate(found):
+        chain = [unit.outputs[0]] if kinds.get(k) == "activation" and names[k] == {"log"} else []
+        at = makers.get(unit.inputs[0]) if chain else None
+        while at is not None and (kinds.get(at) == "route" or names[at] <= {"abs", "reduce_sum"}):
+            chain += found[at].outputs
+            at = makers.get(found[at].inputs[0])
+        if at is not None and names[at] == {"exp"} and any(names[makers[o]] == {"reduce_sum"} for o in chain):
+            marked.update(chain, found[at].outputs)
+    return marked
+
+
+def _operation(unit, kind, tags, carried, merge):
     eqn = unit.nodes[0].eqn
     first = always(t.first for t in tags if t and t.carried)
     nonnegative = all(t.nonnegative for t in tags if t and t.carried)
     name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
+<<<<<<< HEAD
     operation = Operation(kind, name, counter[kind], first, nonnegative, carried, pool_params(eqn), _applies(unit),
                           merge, _known(unit), _signal(kind, tags), place=place(eqn))
     counter[kind] += 1
     return operation
+=======
+    return Operation(kind, name, 0, first, nonnegative, carried, pool_params(eqn), _applies(unit), merge, _known(unit),
+                     _signal(kind, tags), place(eqn))
+>>>>>>> foreign
 
 
 def _applies(unit):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ..types import Array, Model
 from .control import rebuild
 from .errors import UnsupportedPrimitiveError
+from .graph import describe
 from .interpreter import compute
 from .jaxprs import Literal, trace
 from .plan import IMAGE, Operation, Options, Plan, early_values, make_plan, operations, read
@@ -136,17 +137,45 @@ def _boxes(plan, choose, leaves):
     return _bounds(plan, dict(zip(plan.inputs, zip(*images, strict=True), strict=True)), leaves)
 
 
+# What keeps or reverses the order of its carried operands; of activations, those of the table that keep it.
+_MONOTONE = {"add", "custom", "elementwise", "max", "max_pool", "route", "sum"}
+_INCREASING = {"centred_softplus", "clip", "hard_sigmoid", "hard_tanh", "log_sigmoid", "maximum", "minimum", "relu",
+               "relu6", "selu", "sigmoid", "soft_sign", "softplus", "softplus_beta", "softplus_beta6", "sparse_plus",
+               "sparse_sigmoid", "squareplus", "tanh"}
+
+
 def _bounds(plan, known, values):
-    """What the bounds of the model's input become on the way to its first linear layers."""
+    """What the bounds of the model's input become on the way to its first linear layers.
+
+    (lower, upper) of a value, or the name of an operation on the way to it that is not known to be monotone.
+    """
     env, found = early_values(plan, dict(zip(plan.inputs, values, strict=True))), dict(known)
     for step in plan.steps:
         own = [i for i in step.inputs if not isinstance(i, Literal) and i in plan.flat.depends]
         if step.bodies or (step.operation and step.operation.merge) or not all(i in found for i in own):
             continue
-        both = [compute(step, [found[i][side] if not isinstance(i, Literal) and i in found else read(env, i)
-                               for i in step.inputs]) for side in (0, 1)]
-        found.update(zip(step.outputs, zip(*both, strict=True), strict=True))
+        lost = [found[i] for i in own if isinstance(found[i], str)]
+        if lost or not _monotone(step, plan.flat):
+            found.update(dict.fromkeys(step.outputs, lost[0] if lost else str(step.operation or describe(step.eqn))))
+            continue
+        crossed = step.operation.kind == "add" and step.operation.name == "sub"
+        both = [compute(step, [found[i][side ^ (crossed and k)] if not isinstance(i, Literal) and i in found
+                               else read(env, i) for k, i in enumerate(step.inputs)]) for side in (0, 1)]
+        found.update((o, (jnp.minimum(a, b), jnp.maximum(a, b)))
+                     for o, a, b in zip(step.outputs, *both, strict=True))
     return found
+
+
+def _monotone(step, flat):
+    """Whether the bounds of its operands, and nothing else that depends on the image, give those of its results."""
+    operation = step.operation
+    if operation is None or any(
+            i in flat.depends and not c for i, c in zip(step.inputs, operation.carried, strict=False)
+            if not isinstance(i, Literal)):
+        return False
+    if operation.kind == "activation":
+        return bool(operation.known) and operation.known.name in _INCREASING
+    return operation.kind in _MONOTONE and (operation.name != "sort" or len(step.inputs) == 1)
 
 
 def _run(plan: Plan, values, choose, boxes, found=None):
@@ -182,7 +211,11 @@ def _control(step, operands, choose, boxes):
 def _linear(operation, operands, rule, bounds, found):
     m, n = operation.merge, len(operands)
     # Bounds are operands, computed here: a backward pass may run outside the trace that holds what they depend on.
-    bounds = tuple(bounds) if operation.first and getattr(rule, "box", None) else ()
+    bounds = bounds if operation.first and getattr(rule, "box", None) else ()
+    if isinstance(bounds, str):
+        raise UnsupportedPrimitiveError(
+            f"the bounds of the input do not pass {bounds}, which is not known to be monotone, on the way to the first "
+            f"layer, {operation}: give this layer another rule than z_box, or explain the model above that operation")
 
     def layer(z, *operands):
         w, b = m.weights(*operands[:n])

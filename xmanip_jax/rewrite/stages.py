@@ -60,23 +60,20 @@ def stages(f: Model, x: Array) -> Program:
     plan = make_plan(jaxpr, consts, [IMAGE], Options(open_remat=True, opens_rules=lambda eqn: False))
     env = early_values(plan, {})
     operand = lambda i: i if not isinstance(i, Literal) and i in plan.flat.depends else read(env, i)
-    lost = {i for step in plan.steps if step.operation is None for i in step.outputs}  # carry no derivative
-    kept, needed, refused = [], {plan.outputs[0]}, set()
+    kept, needed, refused, behind = [], {plan.outputs[0]}, set(), set()
     for step in reversed(plan.steps):
         if needed.isdisjoint(step.outputs):
             continue
-        if step.operation is None:
-            before = lost.intersection(i for i in step.inputs if isinstance(i, int))
-            needed.update(before)
-            if not before:
-                refused.add(describe(step.eqn))
-            continue
         needed.update(i for i in step.inputs if isinstance(i, int))
+        if step.operation is None:  # named where what carries the image comes to an end, not behind
+            carried = (plan.tags.get(i) for i in step.inputs if isinstance(i, int))
+            (refused if any(t and t.carried for t in carried) else behind).add(describe(step.eqn))
+            continue
         avals = map(plan.flat.aval, step.outputs)
         shapes = tuple(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals)
         kept.append(Stage(step.operation, tuple(map(operand, step.inputs)), step.outputs, shapes))
-    if refused:
+    if refused := refused or behind:
         raise UnsupportedPrimitiveError(f"the result depends on the image through {', '.join(sorted(refused))}: "
-                                        "a straight program has no branches and nothing without a derivative, "
-                                        "and loops of a fixed length only after rewrite.unroll(f)")
+                                        "branches, comparisons and what stop_gradient hides, as in a softmax, have no "
+                                        "straight program, and loops of a fixed length only after rewrite.unroll(f)")
     return Program(kept[::-1], plan.inputs[0], plan.outputs[0])
