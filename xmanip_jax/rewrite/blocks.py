@@ -190,24 +190,8 @@ def _never_acts(flat, node):
 
 
 def _merged(flat, parts):
-<<<<<<< HEAD
-    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one."""
-    found, plain = [], []
-    for part in parts:
-        opened = bool(found) and found[-1].role == "curved" and found[-1].known is None and part.known is None
-        if opened and _is_plain(flat, part):
-            plain.append(part)
-            continue
-        if opened and part.role == "curved":
-            before = found.pop()
-            nodes = [node for unit in (before, *plain, part) for node in unit.nodes]
-            plain, part = [], _unit(flat, nodes, before.inputs[0])
-        found += [*plain, part]
-        plain = []
-    return [*found, *plain]
-=======
-    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between and after them,
-    as one. So is a square that an unknown part follows: exp(-z**2) is one function."""
+    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one. So is
+    a square that an unknown part follows: exp(-z**2) is one function."""
     found = []
     for part in parts:
         start = len(found)
@@ -216,13 +200,10 @@ def _merged(flat, parts):
                 start -= 1
             opens = start and found[start - 1].role == "curved" and _is_open(found[start - 1])
             start = start - 1 if opens else len(found)
-        elif found and found[-1].known is None and found[-1].role == "curved" and _is_plain(flat, part):
-            start -= 1
         joined = [*found[start:], part]
         found[start:] = [part if len(joined) == 1 else _unit(
             flat, [node for each in joined for node in each.nodes], joined[0].inputs[0])]
     return found
->>>>>>> foreign
 
 
 def _is_open(part):

@@ -262,14 +262,10 @@ def _steps(flat, found, kinds, plans, known, merges):
             done |= {part.outputs for part in run}
             merge = merged(flat, unit, kind, carried, run, extra)
             inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
-<<<<<<< HEAD
-        operation = _operation(unit, kind, tags, carried, counter, merge)
+        operation = _operation(unit, kind, tags, carried, merge)
         if kind in ("sum", "add"):
             operation = operation._replace(scale=_scale(flat, unit, alone))
         steps.append(Step(operation, unit, inputs, outs, run=run))
-=======
-        steps.append(Step(_operation(unit, kind, tags, carried, merge), unit, inputs, outs, run=run))
->>>>>>> foreign
     return steps
 
 
@@ -331,15 +327,8 @@ def _operation(unit, kind, tags, carried, merge):
     first = always(t.first for t in tags if t and t.carried)
     nonnegative = all(t.nonnegative for t in tags if t and t.carried)
     name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
-<<<<<<< HEAD
-    operation = Operation(kind, name, counter[kind], first, nonnegative, carried, pool_params(eqn), _applies(unit),
-                          merge, _known(unit), _signal(kind, tags), place=place(eqn))
-    counter[kind] += 1
-    return operation
-=======
     return Operation(kind, name, 0, first, nonnegative, carried, pool_params(eqn), _applies(unit), merge, _known(unit),
-                     _signal(kind, tags), place(eqn))
->>>>>>> foreign
+                     _signal(kind, tags), place=place(eqn))
 
 
 def _applies(unit):
