@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from spellings import Spelling, draw, spelling
+from random_spellings import Spelling, draw, spelling
 
 from xmanip_jax import explain, geometry, rewrite
 from xmanip_jax.geometry import Box

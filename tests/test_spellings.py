@@ -157,11 +157,41 @@ def test_rules_of_a_first_layer_work_in_loops_or_are_refused():
     assert len(explain.fit_patterns(rewrite.unroll(SCANNED), [tokens[None]])) == 6
 
 
+def test_a_layer_that_is_the_first_in_one_turn_only_is_refused():
+    deep = lambda x: lax.scan(lambda h, w: (relu(h @ w), None), x, jnp.stack([C, C.T]))[0] @ V
+    e = explain.lrp(first=explain.flat())
+    with pytest.raises(rewrite.UnsupportedPrimitiveError, match=r"dot_general.*some turns.*rewrite\.unroll"):
+        e(deep, b, 1)
+    close(e(rewrite.unroll(deep), b, 1), e(lambda x: relu(relu(x @ C) @ C.T) @ V, b, 1))
+    summed = lambda x: lax.scan(lambda s, v: (s + v, None), jnp.zeros(6), jnp.stack([x, x]))[0] @ W  # no layer before
+    close(e(summed, x, 1), e(lambda x: (x + x) @ W, x, 1), 1e-4)  # the loop's sum has a stabilizer
+    close(e(lambda x: (2 * x) @ W, x, 1), e(lambda x: (x + x) @ W, x, 1))
+
+
+def test_a_mean_is_stabilised_as_a_mean_however_it_is_written():
+    e, base = explain.lrp(sums=explain.epsilon(0.1)), lambda t: relu(t.mean(0) @ W) @ V
+    for f in (lambda t: relu(t.sum(0) / 5 @ W) @ V, lambda t: relu((t / 5).sum(0) @ W) @ V,
+              lambda t: relu(t.T.sum(1, keepdims=True)[:, 0] * 0.2 @ W) @ V):
+        close(e(f, tokens, 1), e(base, tokens, 1))
+
+
+def test_a_maximum_of_two_multiples_is_a_leaky_relu():
+    for act, scale in ((lambda z: jnp.maximum(z, 0.1 * z), 0.1), (lambda z: 2 * jnp.maximum(z / 2, z / 8), 0.25)):
+        f, g = lambda x, act=act: act(x @ W) @ V, lambda x, a=scale: jax.nn.leaky_relu(x @ W, a) @ V
+        assert rewrite.inspect(f, x).activations == {"leaky_relu": 1}
+        for e in (explain.guided_backprop(), explain.deconvnet()):
+            close(e(lambda x, f=f: f(x) / 4, x, 1), e(lambda x, g=g: g(x) / 4, x, 1))
+        close(smooth.softplus(f, 3.0)(x), smooth.softplus(g, 3.0)(x))
+    assert rewrite.inspect(lambda x: jnp.maximum(x, -x / 2), x).activations == {"piecewise": 1}
+
+
 @pytest.mark.parametrize("loop", [
     lambda x: lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) + i, x),
     lambda x: lax.scan(lambda c, v: (c * v, c + v), x, jnp.arange(3.0), reverse=True)[1].sum(0),
     lambda x: jax.jit(lambda x: lax.map(lambda v: lax.map(jnp.tanh, v), x.reshape(2, 3)))(x).ravel(),
-    lambda x: lax.scan(lambda c, _: (c, c), x, None, length=0)[1].sum(0)])
+    lambda x: lax.scan(lambda c, _: (c, c), x, None, length=0)[1].sum(0),
+    jax.checkpoint(lambda x: lax.fori_loop(0, 2, lambda i, c: jnp.sin(c) + i, x)),
+    lambda x: lax.cond(x[0] > 0, lambda x: lax.map(jnp.tanh, x), lambda x: 2 * lax.map(jnp.sin, x), x)])
 def test_unrolled_loops_compute_the_same(loop):
     close(rewrite.unroll(loop)(x), np.asarray(loop(x)) + 0.0)
     close(jax.jacrev(rewrite.unroll(loop))(x), jax.jacrev(loop)(x))

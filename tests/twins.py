@@ -264,11 +264,13 @@ HEADS = {
 # --- what is compared
 
 zero = explain.epsilon(0.0)
-EXPLANATIONS = {
+GRADIENTS = {
     "gradient": explain.gradient(), "gradient_x_input": explain.gradient_x_input(),
     "integrated_gradients": explain.integrated_gradients(steps=3),
     "smoothgrad": explain.smoothgrad(explain.gradient(), sigma=0.1, samples=2),
     "uniform_gradient": explain.uniform_gradient(explain.gradient(), radius=0.1, samples=2),
+}
+RULES = {
     "guided_backprop": explain.guided_backprop(), "deconvnet": explain.deconvnet(), "lrp": explain.lrp(),
     "lrp_0": explain.lrp(conv=zero, dense=zero, sums=zero), "lrp_gamma": explain.lrp(dense=explain.gamma()),
     "lrp_alpha_beta": explain.lrp(conv=explain.alpha_beta(), dense=explain.alpha_beta()),
@@ -276,30 +278,39 @@ EXPLANATIONS = {
     "lrp_dombrowski2019": explain.lrp_dombrowski2019(-3.0, 3.0),
     "lrp_flat": explain.lrp(first=explain.flat()), "lrp_w_square": explain.lrp(first=explain.w_square()),
 }
+CAMS = {"grad_cam": explain.grad_cam, "grad_cam_pp": explain.grad_cam_pp, "cam": explain.cam}
+KEY = jax.random.key(0)
 
 
-def maps(pair: Twins, key=None) -> dict:
-    """{explanation: (the map of the first, of the second)}; where one is refused, the words of the refusal."""
-    key = jax.random.key(0) if key is None else key
-    beta = lambda f: smooth.softplus(f, 4.0, max_pool=True)
-    data = pair.x + np.random.default_rng(0).normal(size=(12, *pair.x.shape)) / 2
-    found = {name: [explained(e, f, pair.x, key) for f in pair.models] for name, e in EXPLANATIONS.items()}
-    found["softplus"] = [explained(EXPLANATIONS["gradient"], f, pair.x, key, beta) for f in pair.models]
-    found["softplus lrp"] = [explained(EXPLANATIONS["lrp"], f, pair.x, key, beta) for f in pair.models]
-    patterns = lambda f, x, target, *, key: explain.pattern_attribution(explain.fit_patterns(f, [data]))(f, x, target)
-    found["pattern_attribution"] = [explained(patterns, f, pair.x, key) for f in pair.models]
-    if pair.channels[0] is not None:
-        for name, cam in {"grad_cam": explain.grad_cam, "grad_cam_pp": explain.grad_cam_pp, "cam": explain.cam}.items():
-            found[name] = [explained(cam(TOP, channels=c), f, pair.x, key)
-                           for f, c in zip(pair.models, pair.channels, strict=True)]
+def maps(pair: Twins, patterns: bool = True) -> dict[str, list]:
+    """{explanation: [the map of the first, of the second]}; where one is refused, the words of the refusal.
+
+    patterns: pattern attribution as well, which is dear, its patterns being estimated from each twin.
+    """
+    models = [_maps(f, pair.x, channels, patterns) for f, channels in zip(pair.models, pair.channels, strict=True)]
+    return {name: [found[name] for found in models] for name in models[0]}
+
+
+def _maps(f, x, channels, patterns):
+    surrogate = lambda f: smooth.softplus(f, 4.0, max_pool=True)
+    found = {f"softplus, {name}": explained(e, f, x, surrogate) for name, e in (
+        ("gradient", GRADIENTS["gradient"]), ("lrp", RULES["lrp"]))}
+    found |= jax.jit(lambda x: {name: e(f, x, 1, key=KEY) for name, e in GRADIENTS.items()})(x)
+    found |= {name: explained(e, f, x) for name, e in RULES.items()}
+    if channels is not None:
+        found |= {name: explained(cam(TOP, channels=channels), f, x) for name, cam in CAMS.items()}
+    if patterns:
+        data = x + np.random.default_rng(0).normal(size=(12, *x.shape)) / 2
+        fitted = lambda f, x, target, *, key: explain.pattern_attribution(explain.fit_patterns(f, [data]))(f, x, target)
+        found["pattern_attribution"] = explained(fitted, f, x)
     return found
 
 
-def explained(e, f, x, key, surrogate=lambda f: f):
+def explained(e, f, x, surrogate=lambda f: f):
     """The map, of the model with its loops unrolled where that is asked for; or the words of the refusal."""
     for model in (f, rewrite.unroll(f)):
         try:
-            return np.asarray(e(surrogate(model), x, 1, key=key))
+            return np.asarray(e(surrogate(model), x, 1, key=KEY))
         except ValueError as error:
             words = str(error)
             if "unroll" not in words:

@@ -156,7 +156,7 @@ def _leaf(flat, i):
 
 def _unit(flat, nodes, variable, known=None):
     role = "curved" if known else _role(flat, nodes)
-    if role != "curved" and len(nodes) == 1:
+    if role != "curved" and len(nodes) == 1 and nodes[0].inputs.count(variable) == 1:  # else z + z, a function of one
         return Unit(tuple(nodes), nodes[0].inputs, nodes[0].outputs, role)
     made = {o for node in nodes for o in node.outputs} | {variable}
     values = dict.fromkeys(i for node in nodes for i in node.inputs if not isinstance(i, Literal) and i not in made)
@@ -190,8 +190,10 @@ def _never_acts(flat, node):
 
 
 def _merged(flat, parts):
-    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one. So is
-    a square that an unknown part follows: exp(-z**2) is one function."""
+    """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one.
+
+    So is a square that an unknown part follows: exp(-z**2) is one function.
+    """
     found = []
     for part in parts:
         start = len(found)

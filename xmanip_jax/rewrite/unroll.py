@@ -1,16 +1,20 @@
 """Loops of a fixed length, written out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from ..types import Model
+from .control import CONTROL, rebuild
 from .jaxprs import Literal, bind, bodies, prims, scan_split, subjaxprs, trace
 
 __all__ = ["unroll"]
 
 
 def unroll(f: Model) -> Model:
-    """`f` with every scan, map and fori_loop of a fixed length written out: the same values and derivatives.
+    """`f` with every scan, map and fori_loop of a fixed length written out, also in branches and under remat: the same
+    values and derivatives. Those inside a function with its own derivative rule stay.
 
     Bounds, patterns and rules of a first layer, which need every layer to have one input, then see a model without
     loops. A while loop whose length depends on its values stays. Compile time and memory grow with the length.
@@ -37,10 +41,16 @@ def _run(jaxpr, consts, args):
             results = _scan(eqn.params, *bodies(eqn)[0], values)
         elif eqn.primitive is prims.jit_p and any(map(_loops, subjaxprs(eqn))):
             results = _run(*bodies(eqn)[0], values)
+        elif eqn.primitive in CONTROL and any(map(_loops, subjaxprs(eqn))):
+            results, _ = rebuild(eqn, values, [partial(_body, body) for body in bodies(eqn)])
         else:
             results = bind(eqn, values)
         env.update(zip(eqn.outvars, results, strict=True))
     return list(map(read, jaxpr.outvars))
+
+
+def _body(body, *values):
+    return _run(*body, values), []
 
 
 def _loops(jaxpr):

@@ -90,7 +90,7 @@ def activations(rng) -> dict:
     """Of every kind, with random parameters."""
     a, b = float(np.round(rng.uniform(0.05, 2), 2)), float(np.round(rng.uniform(0.5, 6), 2))
     lie = LIES[rng.integers(len(LIES))]
-    return {
+    known = {
         "relu": nn.relu, "relu6": nn.relu6, "tanh": jnp.tanh, "sigmoid": nn.sigmoid, "softplus": nn.softplus,
         "softplus_beta": lambda z: smooth.softplus_beta(z, b), "softplus_beta6": lambda z: smooth.softplus_beta6(z, b),
         "centred_softplus": lambda z: smooth.centred_softplus(z, b), "gelu": nn.gelu, "swish": nn.swish,
@@ -110,8 +110,9 @@ def activations(rng) -> dict:
         "leaky rule": ruled(lambda z: jnp.maximum(z, 0), lambda z, g: jnp.where(z > 0, g, a * g)),
         "steep rule": sloped(jnp.tanh, lambda z: b * nn.sigmoid(z), lie),
         "straight": jax.jit(lambda z: sloped(jnp.sign, lambda z: 1.0 * (jnp.abs(z) < a), lie)(jnp.tanh(z))),
-        "clipped rule": ruled(jnp.tanh, lambda z, g: jnp.clip(g, -a, a)), "lgamma": lambda z: lax.lgamma(2 + z * z),
     }
+    rare = {"clipped rule": ruled(jnp.tanh, lambda z, g: jnp.clip(g, -a, a)), "lgamma": lambda z: lax.lgamma(2 + z * z)}
+    return known | (rare if rng.random() < 0.3 else {})
 
 
 def some(rng):
@@ -232,7 +233,9 @@ def quotient(rng, shape):
 
 
 def refused(rng, shape):
-    """What has no bound."""
+    """What has no bound, seldom."""
+    if rng.random() < 0.7:
+        return [], lambda w, x: x[::-1], shape
     choices = lambda w, x: nn.softmax(x), lambda w, x: jnp.cumprod(x), lambda w, x: jnp.sort(x)
     return [], choices[rng.integers(3)], shape
 
