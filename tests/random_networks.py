@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from xmanip_jax import models, smooth
-from xmanip_jax.models.pooling import avg_pool
+from xmanip_jax.pooling import avg_pool
 
 IMAGE = 6, 6, 2
 BETA = 3.0

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xmanip_jax import explain
 from xmanip_jax.models import max_pool
-from xmanip_jax.models.pooling import avg_pool
+from xmanip_jax.pooling import avg_pool
 
 pytestmark = pytest.mark.usefixtures("x64")
 ORACLES = np.load(pathlib.Path(__file__).parent / "oracles" / "explanations.npz")

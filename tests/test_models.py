@@ -16,8 +16,8 @@ from checks import check_derivatives
 from xmanip_jax import data, rewrite, smooth
 from xmanip_jax.models import NETWORKS, VGG16, VGG19, CifarResNet, DenseNet121, ResNet, functional, load, max_pool
 from xmanip_jax.models.net import abstract
-from xmanip_jax.models.pooling import avg_pool, pooled_size
 from xmanip_jax.models.weights import weight_shapes
+from xmanip_jax.pooling import avg_pool, pooled_size
 
 FOLDER = pathlib.Path(__file__).parent / "oracles"
 ORACLES = np.load(FOLDER / "models.npz")

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from xmanip_jax import explain, models, rewrite, smooth
-from xmanip_jax.models.pooling import avg_pool, max_pool
+from xmanip_jax.pooling import avg_pool, max_pool
 
 pytestmark = pytest.mark.usefixtures("x64")
 rng = np.random.default_rng(0)

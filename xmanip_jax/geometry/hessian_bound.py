@@ -33,7 +33,8 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
     paper's bound with spectral norms. With one, d_m and z_m come from `gradient_bounds`' intervals: much tighter.
 
     Args:
-      f: a model of what `gradient_bounds` supports, smooth: softplus, tanh, sigmoid, no max-pooling.
+      f: a model of what `gradient_bounds` supports, and smooth: no relu, no max-pooling. Without a box, no products,
+        quotients or squares either, whose curvature has no bound at all inputs.
       x: Float[h, w, c], for its shape and type;  target: a class or a direction over the logits.
       box: of inputs;  spectral: bound ||H||_2 alone (the largest instead of the norm of d_m s''; needs a box).
       linear: as in `gradient_bounds`.

@@ -63,9 +63,10 @@ def gradient_bounds(f: Model, box: Box, target: Target, *, linear: bool = False,
     """What the input gradient of a logit can be over a box of inputs, elementwise: Box of Float[h, w, c].
 
     Args:
-      f: a model of dense layers, convolutions, sums, average and max-pooling, BatchNorm in inference, residuals and
-        activations whose slope is known, by the name of their function (relu, relu6, softplus, tanh, sigmoid of
-        jax.nn, `smooth.softplus_beta`, `smooth.softplus_beta6`, `smooth.centred_softplus`).
+      f: a model of dense layers, convolutions, sums, average and max-pooling, BatchNorm in inference, residuals,
+        products, quotients and normalisations, and of activations: those of the table of known ones (all of jax.nn,
+        found by what they compute), and every other whose range interval arithmetic finds. A derivative rule of the
+        model's own counts, where it is elementwise and linear in what it pulls back.
       box: of inputs, for example `ball(x, 0.01)`;  target: a class or a direction over the logits.
       linear: follow the inputs themselves through the layers (one symbol for each, as zonotopes do) and intersect with
         the intervals: never wider, and d forward passes instead of 2 (d numbers in the input; memory d activations).

@@ -1,12 +1,12 @@
 """Networks (flax nnx) and their weights: one example [h, w, c] or a batch in, logits out."""
 
+from ..pooling import max_pool
 from .cifar_resnet import CifarResNet
 from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
 from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
 from .load import NETWORKS, Pretrained, load
 from .net import Net, functional
-from .pooling import max_pool
 from .resnet import ResNet
 from .small_cnn import SmallCNN, SmallLCNN
 from .squeezenet import SqueezeNet

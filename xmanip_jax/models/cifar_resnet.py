@@ -6,8 +6,8 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from ..pooling import global_avg_pool
 from .blocks import conv, norm
-from .pooling import global_avg_pool
 
 __all__ = ["CifarResNet"]
 

@@ -6,8 +6,8 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from ..pooling import avg_pool, global_avg_pool, max_pool
 from .blocks import conv, norm
-from .pooling import avg_pool, global_avg_pool, max_pool
 
 __all__ = ["DenseNet121"]
 

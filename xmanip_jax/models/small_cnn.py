@@ -7,8 +7,8 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from ..pooling import global_avg_pool
 from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
-from .pooling import global_avg_pool
 
 __all__ = ["SmallCNN", "SmallLCNN"]
 

@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from .pooling import global_avg_pool, max_pool
+from ..pooling import global_avg_pool, max_pool
 
 __all__ = ["SqueezeNet"]
 
