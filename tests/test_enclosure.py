@@ -122,21 +122,25 @@ def test_activations_of_jax_stay_in_both_kinds_of_ranges(name, dtype, x64):
 
 def jitted(name, body):
     """A function of a user's, by a name that may lie."""
-    body.__name__ = body.__qualname__ = name
-    return jax.jit(body)
+    return jax.jit(called(name, body))
 
 
-def with_rule(body, rule):
+def called(name, body):
+    function = lambda z: body(z)
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+def with_rule(body, rule, name="body"):
     """`body`, whose derivative is pulled back by rule(z, g)."""
-    function = jax.custom_vjp(body)
+    function = jax.custom_vjp(called(name, body))
     function.defvjp(lambda z: (body(z), z), lambda z, g: (rule(z, g),))
     return function
 
 
 def with_slope(name, body, slope):
     """`body`, whose derivative is that of a custom_jvp."""
-    body.__name__ = body.__qualname__ = name
-    function = jax.custom_jvp(body)
+    function = jax.custom_jvp(called(name, body))
     function.defjvp(lambda z, t: (function(*z), slope(*z) * t[0]))
     return function
 
@@ -149,6 +153,9 @@ USERS = {
     "relu from -1": jitted("relu", lambda z: jnp.maximum(z, -1.0)),
     "softplus_beta with a threshold": jitted("softplus_beta", lambda z: jnp.where(z > 2, z, jnp.log1p(jnp.exp(z)))),
     "gradient reversal": lambda z: jnp.tanh(with_rule(lambda z: 1.0 * z, lambda z, g: -g)(z)),
+    "reversal of an affine map": lambda z: jnp.tanh(with_rule(lambda z: 2 * z + 1, lambda z, g: -g, "rev")(z)),
+    "a slope of an affine map": lambda z: jnp.tanh(with_slope("transpose", lambda z: 2 * z, lambda z: 0 * z + 3)(z)),
+    "a maximum in name": lambda z: jnp.tanh(with_slope("reduce_max", lambda z: jnp.sin(z) - 1, jnp.cos)(z)),
     "gradient scaling": with_rule(jnp.tanh, lambda z, g: 0.5 * g * jnp.where(z > 0, 1.0, 2.0)),
     "a relu with a rule": with_rule(lambda z: jnp.maximum(z, 0), lambda z, g: jnp.where(z > 0, g, 0.1 * g)),
     "straight through": lambda z: jnp.tanh(with_slope("relu", jnp.sign, lambda z: 1.0 * (jnp.abs(z) < 1))(z)),

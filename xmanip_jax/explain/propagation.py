@@ -253,7 +253,7 @@ def _summed(operation, rule, relevance, result, *operands):
     values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
     if operation.kind == "sum":
         return _shared(operation, rule, relevance, *values, operation.apply)
-    signs = (1, -1) if operation.name == "sub" else (1, 1)
+    signs = (1, -1) if operation.primitive == "sub" else (1, 1)
     terms = jnp.stack([s * jnp.broadcast_to(v, result.shape) for s, v in zip(signs, values, strict=True)])
     found = _shared(operation, rule, relevance, terms, lambda x: x.sum(0))
     return tuple(_like(v, part) for v, part in zip(values, found, strict=True))

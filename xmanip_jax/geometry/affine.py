@@ -71,7 +71,7 @@ def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | N
 
     shapes: those of the carried operands.
     """
-    operation, name = stage.operation, stage.operation.name
+    operation, name = stage.operation, stage.operation.primitive
     if operation.merge:
         return _layer(stage, shapes)
     if operation.kind == "elementwise":
@@ -109,7 +109,7 @@ def _largest(values):
 
 def _chooses_by_image(stage):
     """A gather or select whose index depends on the image."""
-    name, operands = stage.operation.name, stage.operands
+    name, operands = stage.operation.primitive, stage.operands
     index = {"select_n": operands[:1], "gather": operands[1:], "dynamic_slice": operands[1:]}.get(name, ())
     return any(isinstance(o, int) for o in index)
 

@@ -75,7 +75,7 @@ def read(f: Model, x: Array) -> Network:
 def _append(network, stage, fresh):
     """The steps of a stage: one, but two for a quotient and several for a maximum of two values and for a minimum."""
     add = lambda *step: network.steps.append(Step(*step))
-    kind, name, (out, *_) = stage.operation.kind, stage.operation.name, stage.shapes
+    kind, name, (out, *_) = stage.operation.kind, stage.operation.primitive, stage.shapes
     carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
     one = len(set(carried)) == 1
 

@@ -49,7 +49,7 @@ class Windows(NamedTuple):
 def windows(stage: Stage, shape: jax.ShapeDtypeStruct) -> Windows | None:
     """The stage as a hard max-pooling or a maximum over axes, or None. shape: of its first operand."""
     operation = stage.operation
-    if operation.name == "reduce_max":
+    if operation.primitive == "reduce_max":
         return over_axes(operation.params["axes"], stage.shapes[0].shape, shape)
     if operation.kind != "max_pool" or "window_dimensions" not in operation.params:
         return None

@@ -55,7 +55,8 @@ class Operation(NamedTuple):
     known: of an activation, its name in the table of known ones and its parameters, numbers or the places of operands
     as `("operand", k)`;  signal: of a product, which operand the relevance belongs to if the other only gates or scales
     it, else None;  scale: what a sum is multiplied by before anything else is done to it, as a mean is;  place: where
-    it stands in the user's code.
+    it stands in the user's code;  primitive: what it is to JAX, "" for functions and blocks of several equations: `name`
+    may be a user's, and says nothing of what is computed.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Operation(NamedTuple):
     signal: int | None = None
     scale: float = 1.0
     place: str = ""
+    primitive: str = ""
 
     def __str__(self):
         return f"{self.name} ({self.place})" if self.place else self.name
@@ -327,8 +329,9 @@ def _operation(unit, kind, tags, carried, merge):
     first = always(t.first for t in tags if t and t.carried)
     nonnegative = all(t.nonnegative for t in tags if t and t.carried)
     name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
+    opaque = len(unit.nodes) > 1 or is_custom_rule(eqn) or eqn.primitive is prims.jit_p
     return Operation(kind, name, 0, first, nonnegative, carried, pool_params(eqn), _applies(unit), merge, _known(unit),
-                     _signal(kind, tags), place=place(eqn))
+                     _signal(kind, tags), place=place(eqn), primitive="" if opaque else eqn.primitive.name)
 
 
 def _applies(unit):

@@ -158,7 +158,7 @@ def _bounds(plan, known, values):
         if lost or not _monotone(step, plan.flat):
             found.update(dict.fromkeys(step.outputs, lost[0] if lost else str(step.operation or describe(step.eqn))))
             continue
-        crossed = step.operation.kind == "add" and step.operation.name == "sub"
+        crossed = step.operation.kind == "add" and step.operation.primitive == "sub"
         both = [compute(step, [found[i][side ^ (crossed and k)] if not isinstance(i, Literal) and i in found
                                else read(env, i) for k, i in enumerate(step.inputs)]) for side in (0, 1)]
         found.update((o, (jnp.minimum(a, b), jnp.maximum(a, b)))
@@ -175,7 +175,7 @@ def _monotone(step, flat):
         return False
     if operation.kind == "activation":
         return bool(operation.known) and operation.known.name in _INCREASING
-    return operation.kind in _MONOTONE and (operation.name != "sort" or len(step.inputs) == 1)
+    return operation.kind in _MONOTONE and (operation.primitive != "sort" or len(step.inputs) == 1)
 
 
 def _run(plan: Plan, values, choose, boxes, found=None):
