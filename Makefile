@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 DEMO ?= --size 160
 TEST ?=
 
-.PHONY: demo test slow table lint clean
+.PHONY: demo test slow table docs lint clean
 .DEFAULT_GOAL := demo
 
 # One environment serves every verb; it is rebuilt when the project's metadata change.
@@ -25,8 +25,12 @@ slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
 table: $(VENV)/ready   ## every foreign model through every feature; writes docs/models.md
 	$(RUN) -m pytest tests/foreign -m "slow or not slow" --write-table $(TEST)
 
+docs: $(VENV)/ready   ## the pages as a site, in site/
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -38,8 +38,8 @@ def test_one_version():
     assert f"## {xmanip_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_public_name_exists_is_documented_and_is_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
+def test_every_public_name_exists_is_documented_and_is_in_the_reference():
+    reference = (ROOT / "docs" / "reference.md").read_text()
     for module in ("explain", "attack", "defend", "smooth", "rewrite", "metrics", "geometry", "models", "data",
                    "checkpoint", "plot"):
         loaded = importlib.import_module(f"xmanip_jax.{module}")
@@ -47,4 +47,12 @@ def test_every_public_name_exists_is_documented_and_is_in_the_readme():
             value = getattr(loaded, name)
             if callable(value) and not isinstance(value, type) and not name.isupper():
                 assert value.__doc__, f"{module}.{name} has no docstring"
-                assert f"`{name}`" in readme, f"{module}.{name} is not in README.md"
+                assert f"`{name}`" in reference, f"{module}.{name} is not in docs/reference.md"
+
+
+def test_the_readme_is_short_and_its_links_are_there():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.encode()) <= 8192
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
