@@ -55,8 +55,8 @@ class Operation(NamedTuple):
     known: of an activation, its name in the table of known ones and its parameters, numbers or the places of operands
     as `("operand", k)`;  signal: of a product, which operand the relevance belongs to if the other only gates or scales
     it, else None;  scale: what a sum is multiplied by before anything else is done to it, as a mean is;  place: where
-    it stands in the user's code;  primitive: what it is to JAX, "" for functions and blocks of several equations: `name`
-    may be a user's, and says nothing of what is computed.
+    it stands in the user's code;  primitive: what it is to JAX, "" for functions and blocks of several equations, since
+    `name` may be a user's and says nothing of what is computed.
     """
 
     kind: str
