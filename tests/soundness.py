@@ -120,7 +120,8 @@ def _maps(gradients, bounds):
     saliency = jax.vmap(lambda m: geometry.saliency_bounds(Box(m, m)).upper)(found)
     top = jax.vmap(lambda m: jax.lax.top_k(m.ravel(), TOP)[1])(saliency)
     kept = jax.vmap(lambda t: jnp.isin(t, top[0]).sum())(top)
-    change = jnp.abs(maps - maps[0]).sum((1, 2))
+    # Shares sum to 1 up to rounding, so that maps without a pixel in common differ by 2 up to rounding.
+    change = jnp.abs(maps - maps[0]).sum((1, 2)) * (1 - maps[0].size * jnp.finfo(maps.dtype).eps)
     numbers = jnp.isfinite(found).all((1, 2, 3))
     signs = geometry.certified_signs(bounds) & (jnp.sign(found) != jnp.sign(found[0])) & numbers[:, None, None, None]
     return {"heat maps": (((maps < heat.lower) | (maps > heat.upper)).any((1, 2)) & alive).any(),
