@@ -159,7 +159,7 @@ def _fresh(s, found, f):
     close(found.logits[0], f(found.pixels[0]), s.tolerance(1e-8), "logits")
     assert int(found.logits[0].argmax()) == int(found.clean.logits[0].argmax()), "another class"
     mass = np.abs(jax.grad(lambda x: f(x)[int(found.clean.logits[0].argmax())])(found.pixels[0]))
-    mass = mass.sum(-1) if mass.ndim == 3 else mass
+    mass = mass.sum(-1) if mass.ndim >= 3 else mass
     close(found.heatmap[0], mass / mass.sum(), s.tolerance(1e-7), "heat map")
 
 
