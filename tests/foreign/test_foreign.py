@@ -1,8 +1,9 @@
 """Every foreign model through every feature: right, or refused by the library's own words.
 
 The default suite runs a few of the models, without the features that take long; `-m slow` the rest; `make table`
-everything, and writes docs/models.md. What fails today is listed in known_failures.txt, one line a cell, strictly: a cell that is
-mended has to leave the list (`--write-known` writes it from a run).
+everything, and writes docs/models.md; with `--cells FILE` in parts, the last of which writes. What fails today is
+listed in known_failures.txt, one line a cell, strictly: a cell that is mended has to leave the list (`--write-known`
+writes it from a run).
 """
 
 import functools
