@@ -27,8 +27,9 @@ network built with other activations, numpy, sampling.
 | **wrong** (1 of 5) | a defect that is known and not mended (tests/foreign/known_failures.txt) |
 
 A refusal is a `ValueError` (`rewrite.RewriteError` and its kin) that the library raises, mostly before anything is
-computed; it also says where in the model's code the operation stands, which is left out here. Which operations have
-rules, and how to give rules of your own, is told in [rewrite.md](rewrite.md).
+computed (of a `while_loop` it is jax that has no gradient); it also says where in the model's code the operation
+stands, which is left out here. Where a note names several operations, these are all for which models were refused or
+warned about. Which operations have rules, and how to give rules of your own, is told in [rewrite.md](rewrite.md).
 """
 GROUPS = {
     "Gradients": {
@@ -126,6 +127,7 @@ def _general(words: str) -> tuple[str, list[str]]:
     """Words that serve for several models, "{}" for the operations that they name, and these."""
     words = re.sub(r" \([^()]*\.py:\d+ in [^()]*\)", "", words)  # where an operation stands in the model's code
     words = re.sub(r"\(\d[\d, ]*\)", "(...)", re.sub(r"layer '[^']+'", "layer '...'", words))
+    words = re.sub(r"the first layer, \w+:", "the first layer:", words)
     found = _NAMES.search(words)
     names = next(filter(None, found.groups())) if found else ""
     words = words.replace("{", "{{").replace("}", "}}")

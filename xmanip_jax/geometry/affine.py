@@ -28,7 +28,8 @@ class Affine(NamedTuple):
     apply: the stage;  linear: without its constants;  absolute: with its coefficients in absolute value;  shift:
     the absolute values of its constants;  terms: at most so many products are added up in a number, either way;
     shapes, results: of the carried operands and of the results;  spectral: () -> the spectral norm of `linear`, never
-    below the truth, or None.
+    below the truth, or None;  ends: (lowers, uppers of the operands, relative error of a product) -> (lower, upper) of
+    each result, rounded by their own size so that 0 stays 0; None where they do not follow end by end.
     """
 
     apply: Callable[..., tuple[Array, ...]]
@@ -39,6 +40,7 @@ class Affine(NamedTuple):
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     results: tuple[jax.ShapeDtypeStruct, ...]
     spectral: Callable[[], Array | None] = lambda: None
+    ends: Callable[..., list[tuple[Array, Array]]] | None = None
 
     def transposed(self, *cotangents: Array) -> tuple[Array, ...]:
         """linear^T: from the results back to the carried operands."""
@@ -84,7 +86,8 @@ def affine(stage: Stage, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> Affine | N
     if operation.kind == "sum" or (name in _ROUTES and not _chooses_by_image(stage)):
         window = max(shapes[0].shape, default=1) if name == "cumsum" else math.prod(
             operation.params.get("window_dimensions", (1,)))
-        return moved(run, shapes, stage.shapes, window=window)
+        part = moved(run, shapes, stage.shapes, window=window)
+        return part._replace(ends=_rising(part, exact=operation.kind != "sum" and name != "convert_element_type"))
     return None
 
 
@@ -97,6 +100,16 @@ def moved(run: Callable[..., tuple[Array, ...]], shapes: tuple[jax.ShapeDtypeStr
     before, after = (max(1, sum(math.prod(s.shape) for s in several)) for several in (shapes, results))
     terms = int(max(2, window, np.ceil(before / after), np.ceil(after / before)))
     return Affine(run, linear, absolute or linear, tuple(map(jnp.abs, run(*zeros))), terms, shapes, results)
+
+
+def _rising(part, exact):
+    """`Affine.ends` of a map without a negative coefficient. exact: it only moves values."""
+    def ends(lowers, uppers, gamma):
+        slack = lambda v: [0 if exact else gamma * s for s in part.absolute(*map(jnp.abs, v))]
+        several = zip(part.apply(*lowers), slack(lowers), part.apply(*uppers), slack(uppers), strict=True)
+        return [(low - below, high + above) for low, below, high, above in several]
+
+    return ends
 
 
 def _filled(value, shapes):
@@ -151,6 +164,14 @@ def _layer(stage, shapes):
 
 def _scaled(run, shapes, results):
     zero, one = (tuple(_filled(v, shapes)) for v in (0, 1))
-    shift, scale = jax.jvp(run, zero, one)
-    return Affine(run, lambda x: (scale[0] * x,), lambda x: (jnp.abs(scale[0]) * x,), (jnp.abs(shift[0]),), 2, shapes,
-                  results)
+    shift, scale = (v[0] for v in jax.jvp(run, zero, one))
+
+    def ends(lowers, uppers, gamma):
+        slack = lambda v: gamma * (jnp.abs(scale) * jnp.abs(v) + jnp.abs(shift))
+        low, high = ((run(v)[0], slack(v)) for v in (*lowers, *uppers))
+        down = scale < 0
+        return [(jnp.where(down, high[0] - high[1], low[0] - low[1]),
+                 jnp.where(down, low[0] + low[1], high[0] + high[1]))]
+
+    return Affine(run, lambda x: (scale * x,), lambda x: (jnp.abs(scale) * x,), (jnp.abs(shift),), 2, shapes,
+                  results, ends=ends)

@@ -122,7 +122,8 @@ def _forward(trace, box):
     for step in trace.network.steps:
         boxes = [trace.boxes[n] for n in step.carried]
         push = lambda operands, step=step, boxes=boxes: _push(step, boxes, operands, trace.weights)
-        found = [Box(*forms.bounds(form)) for form in push([forms.of_bounds(*b) for b in boxes])]
+        found = _ends(step, boxes, trace.weights) or [
+            Box(*forms.bounds(form)) for form in push([forms.of_bounds(*b) for b in boxes])]
         if linear:
             followed = push([trace.forms[n] for n in step.carried])
             trace.forms.update(zip(step.results, followed, strict=True))
@@ -162,6 +163,21 @@ def direction(logits: Array, target: Target) -> Array:
 
 def _zero(like):
     return Form(jnp.zeros_like(like), jnp.zeros_like(like))
+
+
+def _ends(step, boxes, weights):
+    """The boxes of what a step makes where they follow from the ends of its operands', else None."""
+    part = step.part
+    if isinstance(part, Activation):
+        found = [part.values(*boxes[0])]
+    elif isinstance(part, Windows):
+        found = [map(part.largest, boxes[0])]
+    elif isinstance(part, Affine) and part.ends:
+        found = part.ends(*zip(*boxes, strict=True), _relative_error(step, weights))
+    else:
+        return None
+    return [Box(jnp.where(jnp.isnan(lower), -jnp.inf, lower), jnp.where(jnp.isnan(upper), jnp.inf, upper))
+            for lower, upper in found]
 
 
 def _push(step, boxes, operands, weights) -> list[Form]:
