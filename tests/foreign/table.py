@@ -13,7 +13,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 INTRODUCTION = """# Which models work
 
 Written by a run of the tests (`make table`); do not edit. {models} small networks, as people write them in JAX, flax
-linen, flax nnx, equinox, haiku and Keras on JAX ([tests/foreign](../tests/foreign)), went through {features} features
+linen, flax nnx, equinox, haiku and Keras on JAX (`tests/foreign`), went through {features} features
 of the library. Each result was judged by something that is not the library's: differences of values, the same
 network built with other activations, numpy, sampling.
 
