@@ -24,6 +24,23 @@ def test_the_core_needs_jax_optax_and_numpy_only():
     assert done.returncode == 0, done.stderr
 
 
+def _python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_modules_are_loaded_when_they_are_used():
+    done = _python("import sys, xmanip_jax as x; before = 'jax' in sys.modules; x.explain.gradient(); "
+                   "print(before, sorted(x.__dict__.keys() & {'attack', 'models'}), 'data' in dir(x))")
+    assert done.stdout == "False [] True\n", done.stderr
+
+
+def test_a_missing_extra_is_named():
+    done = _python("import sys; sys.modules['flax'] = None; from xmanip_jax import models")
+    assert "xmanip_jax.models needs flax: pip install 'xmanip-jax[models]'" in done.stderr
+    done = _python("import xmanip_jax; xmanip_jax.explane")
+    assert "module 'xmanip_jax' has no attribute 'explane'" in done.stderr
+
+
 def test_no_private_jax_and_no_printing():
     for path in SOURCES:
         text = path.read_text()

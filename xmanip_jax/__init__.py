@@ -1,7 +1,29 @@
 """Manipulate, measure and defend the explanations of neural networks, in JAX.
 
-`import xmanip_jax` needs jax, optax and numpy only; `xmanip_jax.models`, `.data`, `.checkpoint` and `.plot` need the
-extras of the same names and are imported on their own.
+Modules are loaded when they are first used, `xmanip_jax.explain` as much as `from xmanip_jax import explain`. The core
+needs jax, optax and numpy only; `models`, `data`, `checkpoint` and `plot` need the extras of the same names.
 """
 
+import importlib
+
 __version__ = "0.1.0"
+
+_MODULES = ("attack", "checkpoint", "data", "defend", "explain", "geometry", "metrics", "models", "plot", "rewrite",
+            "smooth")
+_EXTRAS = ("checkpoint", "data", "models", "plot")
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        try:
+            return importlib.import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if name not in _EXTRAS or (error.name or "").startswith(__name__):
+                raise
+            raise ModuleNotFoundError(f"xmanip_jax.{name} needs {error.name}: pip install 'xmanip-jax[{name}]'",
+                                      name=error.name) from error
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return [*_MODULES, "__version__"]
