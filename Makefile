@@ -3,8 +3,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO ?= --size 160
 TEST ?=
+MUTANTS ?=
 
-.PHONY: demo test slow table lint clean
+.PHONY: demo test slow table mutants lint clean
 .DEFAULT_GOAL := demo
 
 # One environment serves every verb; it is rebuilt when the project's metadata change.
@@ -24,6 +25,9 @@ slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
 
 table: $(VENV)/ready   ## every foreign model through every feature; writes docs/models.md
 	$(RUN) -m pytest tests/foreign -m "slow or not slow" --write-table $(TEST)
+
+mutants: $(VENV)/ready   ## do the tests notice single errors in the library? an hour, resumable; writes docs/mutants.md
+	$(RUN) benchmarks/mutants.py $(MUTANTS)
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .
