@@ -47,9 +47,9 @@ def test_a_sample_is_drawn_by_seed_and_spread_over_the_files():
 
 def test_the_tests_of_its_lines_come_first_within_the_seconds():
     site = mutations.sites("f.py", SOURCE)[0]
-    tests = {"slow": [9.0, {"f.py": [1, 3]}], "fast": [1.0, {"f.py": [3]}], "near": [0.5, {"f.py": [6]}],
-             "far": [0.1, {"g.py": [3]}], "long": [90.0, {"f.py": [3]}]}
-    assert mutants.chosen(site, tests, 12.0) == (["fast", "slow", "near"], 10.5)
+    tests = {"a::slow": [9.0, {"f.py": [1, 3]}], "b::fast": [1.0, {"f.py": [3]}], "a::near": [0.5, {"f.py": [6]}],
+             "b::far": [0.1, {"g.py": [3]}], "c::other": [0.1, {"g.py": [3]}], "a::long": [90.0, {"f.py": [3]}]}
+    assert mutants.chosen(site, tests, 12.0) == (["b::fast", "a::slow", "a::near", "b::far"], 10.6)
 
 
 def test_a_run_goes_on_where_it_stopped_and_repeats_survivors_when_asked(tmp_path, capsys):
