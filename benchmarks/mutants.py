@@ -1,7 +1,7 @@
 """Do the tests notice a wrong operator? One small error at a time in the library, each judged by its module's tests.
 
     python benchmarks/mutants.py                  # 60 minutes on one core; goes on where it stopped
-    python benchmarks/mutants.py --again          # those that survived, once more, after the tests were mended
+    python benchmarks/mutants.py --again          # survivors once more, after the tests were mended
 
 A mutant (`mutations.py`) is made in a copy of the repository. It is judged by those tests of its module (`TESTS`) that
 run its lines on the clean tree, fastest first, as many as take `seconds` there; the first that fails kills it, and so
@@ -41,8 +41,8 @@ TESTS = {  # of a file, else of its module; beside the doctests of the module
     "models": "known_answers models weights",
     "models/lipschitz.py": "lcnn",
     "nonlinearities.py": "smooth rewrite spellings",
-    "pooling.py": "models",
-    "rewrite": "rewrite smooth spellings",
+    "pooling.py": "known_answers models",
+    "rewrite": "known_answers rewrite smooth spellings",
     "smooth.py": "smooth",
 }
 
@@ -135,10 +135,10 @@ def records(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(sample, judge, path, again=False):
-    """Judge what of the sample has no record yet, or did survive when asked `again`; one line of `path` each."""
+def run(sample, judge, path, again=()):
+    """Judge what of the sample has no record yet, or survived and is wanted `again`; one line of `path` each."""
     known = {record["id"]: record["verdict"] for record in records(path)}
-    todo = [site for site in sample if site.id not in known or (again and known[site.id] == "survived")]
+    todo = [site for site in sample if site.id not in known or (site.id in again and known[site.id] == "survived")]
     for number, site in enumerate(todo):
         record = judge(site)
         with path.open("a") as file:
@@ -189,15 +189,16 @@ def main():
     parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=30.0, help="of the clean tests that judge one mutant")
-    parser.add_argument("--again", action="store_true", help="judge survivors once more")
+    parser.add_argument("--again", action="store_true", help="judge survivors that are not equivalent once more")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mutants")
     options = parser.parse_args()
     every = sites()
     sample = mutations.sample(every, options.count, options.seed)
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    run(sample, partial(judged, tree=copied(work), work=work, seconds=options.seconds), RESULTS, options.again)
     equivalent = json.loads(EQUIVALENT.read_text())
+    again = {site.id for site in sample} - set(equivalent) if options.again else ()
+    run(sample, partial(judged, tree=copied(work), work=work, seconds=options.seconds), RESULTS, again)
     PAGE.write_text("\n".join(page(sample, every, records(RESULTS), equivalent, options.seed)) + "\n")
 
 

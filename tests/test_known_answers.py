@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from xmanip_jax import attack, defend, explain, geometry, metrics, models, rewrite
+from xmanip_jax import attack, defend, explain, geometry, metrics, models, rewrite, smooth
 from xmanip_jax.geometry import Box, activations, affine, critical_points, forms, operator_norms
 from xmanip_jax.geometry.enclosure import enclose
 
@@ -147,3 +147,22 @@ def test_the_smallest_vgg_and_the_lcnn_have_logits():
     shape = lambda build, x: nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))(x)).shape
     assert shape(partial(models.VGG16, input_size=32, num_classes=7), jnp.zeros((32, 32, 3))) == (7,)
     assert shape(models.SmallLCNN, jnp.zeros((28, 28, 1))) == (10,)
+
+
+def test_a_batch_is_pooled_image_by_image():
+    x = jax.random.normal(KEY, (2, 5, 5, 3))
+    pool = lambda x: models.max_pool(x, 3, 2, padding=1)
+    np.testing.assert_array_equal(pool(x), jnp.stack([pool(x[0]), pool(x[1])]))
+
+
+def test_a_function_of_two_relus_is_smoothed_at_both_kinks():
+    z = jnp.linspace(-2, 2, 9)
+    found = smooth.softplus(lambda z: jax.nn.relu(z) - 0.5 * jax.nn.relu(z - 1), 5.0)(z)
+    wanted = smooth.softplus_beta(z, 5.0) - 0.5 * smooth.softplus_beta(z - 1, 5.0)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_division_by_a_number_is_multiplication_by_its_reciprocal():
+    """The table says (z + |z|) / 2."""
+    found = rewrite.inspect(lambda z: 0.5 * (z + jnp.abs(z)), jnp.ones(3)).activations
+    assert found == {"relu": 1}

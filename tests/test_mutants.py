@@ -68,7 +68,7 @@ def test_a_run_goes_on_where_it_stopped_and_repeats_survivors_when_asked(tmp_pat
     mutants.run(sample, judge, tmp_path / "found.jsonl")
     assert asked == sample[2:]
     asked.clear()
-    mutants.run(sample, judge, tmp_path / "found.jsonl", again=True)
+    mutants.run(sample, judge, tmp_path / "found.jsonl", again={site.id for site in sample})
     assert asked == sample[:1]
     found = mutants.records(tmp_path / "found.jsonl")
     assert [record["id"] for record in found] == [site.id for site in (*sample, sample[0])]
