@@ -12,6 +12,7 @@ from jax import lax
 from xmanip_jax import attack, defend, explain, geometry, metrics, models, rewrite, smooth
 from xmanip_jax.geometry import Box, activations, affine, critical_points, forms, operator_norms
 from xmanip_jax.geometry.enclosure import enclose
+from xmanip_jax.rewrite.known import _PARAMETERS, KNOWN
 
 KEY = jax.random.key(0)
 
@@ -166,3 +167,22 @@ def test_division_by_a_number_is_multiplication_by_its_reciprocal():
     """The table says (z + |z|) / 2."""
     found = rewrite.inspect(lambda z: 0.5 * (z + jnp.abs(z)), jnp.ones(3)).activations
     assert found == {"relu": 1}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_row_of_the_table_is_one_function(name):
+    """All its spellings, and what takes its place where the smooth relu is relu itself."""
+    row, z = KNOWN[name], jnp.linspace(-8, 8, 65)
+    parameters = {"clip": (-1.0, 2.0)}.get(name, (0.3,))
+    several = [f(z, *parameters) if _PARAMETERS.get(name) else f(z) for f in row.spellings]
+    if row.surrogate is not None:
+        several.append(row.surrogate(jax.nn.relu, z, *(parameters if _PARAMETERS.get(name) else ())))
+    for values in several:
+        np.testing.assert_allclose(values, several[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, function", [
+    ("relu", lambda z: jnp.where(z <= 0, 0, z)), ("relu", lambda z: jnp.where(z < 0, 0, z)),
+    ("elu", lambda z: jnp.where(z > 0, z, jnp.expm1(z))), ("elu", lambda z: jnp.where(z > 0, z, jnp.exp(z) - 1))])
+def test_spellings_with_conditions_are_known(name, function):
+    assert rewrite.inspect(function, jnp.ones(3)).activations == {name: 1}
