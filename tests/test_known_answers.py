@@ -186,3 +186,36 @@ def test_a_row_of_the_table_is_one_function(name):
     ("elu", lambda z: jnp.where(z > 0, z, jnp.expm1(z))), ("elu", lambda z: jnp.where(z > 0, z, jnp.exp(z) - 1))])
 def test_spellings_with_conditions_are_known(name, function):
     assert rewrite.inspect(function, jnp.ones(3)).activations == {name: 1}
+
+
+def test_which_inputs_of_a_layer_are_nonnegative():
+    """After a relu; after a pooling of one; not where one half of what is joined may be negative."""
+    w = jax.random.normal(KEY, (32, 3))
+    bodies = {"relu": (True, lambda x: jnp.concatenate([jax.nn.relu(x), jax.nn.relu(-x)])),
+              "pooled": (True, lambda x: jnp.tile(models.max_pool(jax.nn.relu(x), 2, 2), (2, 2, 2))),
+              "pooled input": (False, lambda x: jnp.tile(models.max_pool(x, 2, 2), (2, 2, 2))),
+              "half": (False, lambda x: jnp.concatenate([jax.nn.relu(x), x]))}
+    for name, (nonnegative, body) in bodies.items():
+        seen = []
+
+        def rule(relevance, layer, seen=seen):
+            seen.append(layer.nonnegative)
+            return explain.epsilon()(relevance, layer)
+
+        explain.lrp(dense=rule, first=rule)(lambda x, body=body: body(x).ravel() @ w, jnp.ones((4, 4, 1)), 0)
+        assert seen == [nonnegative], name
+
+
+def test_the_hard_case_of_a_trust_region_goes_to_the_sphere():
+    """Multiplier 2, so that the step is -1/3 along the first axis, and the rest of the radius along the lowest one."""
+    found = geometry.trust_region_step(jnp.array([1.0, 0.0]), jnp.diag(jnp.array([1.0, -2.0])), 3.0)
+    assert found.hard
+    np.testing.assert_allclose(jnp.abs(found.step), [1 / 3, (9 - 1 / 9) ** 0.5], rtol=1e-5)
+
+
+def test_a_scale_is_affine(x64):
+    """Multiplication by 3 is an affine map, not an elementwise function of which only ranges are known."""
+    x = jnp.array([1.0])
+    stage, *_ = rewrite.stages(lambda x: 3 * x, x).stages
+    part = affine.affine(stage, (jax.ShapeDtypeStruct(x.shape, x.dtype),))
+    np.testing.assert_allclose(part.linear(x)[0], 3)
