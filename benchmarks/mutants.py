@@ -161,7 +161,8 @@ def page(sample, every, found, equivalent, seed):
             rows[row] += Counter(sites=1, first=first[site.id]["verdict"] != "survived",
                                  now=last[site.id]["verdict"] != "survived", equivalent=site.id in equivalent)
     total["all"] = len(every)
-    yield HEAD.format(seed=seed, left_out=", ".join(LEFT_OUT))
+    most = max((record["clean_seconds"] for record in first.values()), default=0)
+    yield HEAD.format(seed=seed, left_out=", ".join(LEFT_OUT), most=most)
     yield "| module | possible | sampled | killed at first | killed now | equivalent | score |\n" + 7 * "|---" + "|"
     for name, row in sorted(rows.items(), key=lambda item: (item[0] == "all", item[0])):
         yield (f"| {name} | {total[name]} | {row['sites']} | {row['first']} | {row['now']} | {row['equivalent']} | "
@@ -181,7 +182,8 @@ HEAD = """# Mutants
 Written by `make mutants` (`benchmarks/mutants.py`): a random sample (seed {seed}) of single errors in the arithmetic
 and the conditions of the library, spread evenly over its files. Left out are {left_out}, default
 values, annotations, and what an error says. A mutant is judged by those tests of its module that run its lines, then
-by the others of the same test files. The score counts equivalent mutants as survivors.
+by the others of the same test files, in the first run at most {most:.0f} s of them on the clean tree; survivors
+were judged again with more and with what was added to the tests. The score counts equivalent mutants as survivors.
 """
 
 

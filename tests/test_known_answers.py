@@ -12,7 +12,9 @@ from jax import lax
 from xmanip_jax import attack, defend, explain, geometry, metrics, models, rewrite, smooth
 from xmanip_jax.geometry import Box, activations, affine, critical_points, forms, operator_norms
 from xmanip_jax.geometry.enclosure import enclose
+from xmanip_jax.nonlinearities import Window
 from xmanip_jax.rewrite.known import _PARAMETERS, KNOWN
+from xmanip_jax.rewrite.operations import soft_window
 
 KEY = jax.random.key(0)
 
@@ -164,9 +166,9 @@ def test_a_function_of_two_relus_is_smoothed_at_both_kinks():
 
 
 def test_division_by_a_number_is_multiplication_by_its_reciprocal():
-    """The table says (z + |z|) / 2."""
-    found = rewrite.inspect(lambda z: 0.5 * (z + jnp.abs(z)), jnp.ones(3)).activations
-    assert found == {"relu": 1}
+    """The table says (z + |z|) / 2, of which one half is no part of what is left."""
+    half = lambda z: 0.5 * (z + jnp.abs(z))
+    assert rewrite.replace(half, {"relu": jnp.square})(jnp.array([2.0]))[0] == 4
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -219,3 +221,9 @@ def test_a_scale_is_affine(x64):
     stage, *_ = rewrite.stages(lambda x: 3 * x, x).stages
     part = affine.affine(stage, (jax.ShapeDtypeStruct(x.shape, x.dtype),))
     np.testing.assert_allclose(part.linear(x)[0], 3)
+
+
+def test_the_window_of_a_soft_pooling_is_read_from_its_body():
+    window = Window((3, 2, 1), (2, 1, 1), ((1, 0), (0, 1), (0, 0)))
+    eqn, = jax.make_jaxpr(lambda z: smooth.soft_max_pool(z, jnp.float32(3), window))(jnp.ones((6, 5, 2))).eqns
+    assert soft_window(eqn) == window

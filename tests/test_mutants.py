@@ -59,7 +59,8 @@ def test_a_run_goes_on_where_it_stopped_and_repeats_survivors_when_asked(tmp_pat
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(site)
-        return {"id": site.id, "verdict": "survived" if site == sample[0] else "killed", "by": None, "seconds": 1.0}
+        return {"id": site.id, "verdict": "survived" if site == sample[0] else "killed", "by": None, "seconds": 1.0,
+                "clean_seconds": 2.0}
 
     try:
         mutants.run(sample, judge, tmp_path / "found.jsonl")
