@@ -3,8 +3,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO ?= --size 160
 TEST ?=
+MUTANTS ?=
 
-.PHONY: demo test slow table docs lint clean
+.PHONY: demo test slow table mutants docs lint clean
 .DEFAULT_GOAL := demo
 
 # One environment serves every verb; it is rebuilt when the project's metadata change.
@@ -28,6 +29,9 @@ table: $(VENV)/ready   ## every foreign model through every feature; writes docs
 docs: $(VENV)/ready   ## the pages as a site, in site/
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
+mutants: $(VENV)/ready   ## do the tests notice single errors in the library? an hour, resumable; writes docs/mutants.md
+	$(RUN) benchmarks/mutants.py $(MUTANTS)
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check .

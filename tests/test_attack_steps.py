@@ -143,3 +143,27 @@ def test_what_is_found_is_no_less_than_what_is_tried():
     jax.effects_barrier()
     lost = [1 - metrics.pearson(explain.heatmap(x.reshape(6, 6, 1) ** 2), found.clean.heatmap[0]) for x in tried]
     np.testing.assert_allclose(found.change[0], max(lost), atol=1e-5)
+
+
+def test_every_restart_of_the_square_attack_begins_with_stripes():
+    e, tried = seen_by(lambda x, key: x, lambda x, key: x)
+    search = attack.random_search(e, epsilon=0.1, steps=3, restarts=2, distance=lambda now, clean: jnp.zeros(()))
+    search(free, np.full((1, 8, 8, 1), 0.5, np.float32), labels=[0], key=KEY)
+    jax.effects_barrier()
+    moved = np.array([v.reshape(8, 8) for v in tried if np.abs(v - 0.5).max() > 0.05]) - 0.5
+    assert len(moved) == 6
+    for start in (moved[0], moved[3]):
+        np.testing.assert_allclose(np.abs(start), 0.1, atol=1e-6)
+        assert (start == start[:1]).all()
+    assert (moved[0] != moved[3]).any()
+
+
+def test_manipulation_starts_in_a_box_around_the_image():
+    e, seen = seen_by(lambda x, key: x, lambda x, key: x)
+    clean = np.full((1, 20, 20), 0.5, np.float32)
+    attack.manipulation(e, steps=1, start_noise=0.2, surrogate=smooth.none())(
+        free, clean, np.full((1, 20, 20), 1 / 400), labels=[0], key=KEY)
+    jax.effects_barrier()
+    start = next(v for v in seen if (v != clean[0]).any()) - 0.5
+    assert -0.2 <= start.min() < -0.19 and 0.19 < start.max() <= 0.2
+    assert abs(start.mean()) < 0.03

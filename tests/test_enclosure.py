@@ -120,6 +120,18 @@ def test_activations_of_jax_stay_in_both_kinds_of_ranges(name, dtype, x64):
     assert most.all() and (excess < 0.05).all(), (excess, most)
 
 
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "erf"])
+def test_the_numbers_of_the_table_are_attained(name, x64):
+    """The steepest slope and the largest curvature are the function's own, not only above it."""
+    _, slopes, bends = orders((ACTIVATIONS | SINGLE)[name])
+    shape = critical_points.TABLE[name](*PARAMETERS.get(name, ())) if name in ACTIVATIONS else \
+        critical_points.PRIMITIVES[name]
+    z = jnp.linspace(-40, 40, 80_001)
+    for derivative, most in ((slopes, shape.steepest), (bends, shape.most_curved)):
+        if most is not None and most < jnp.inf:
+            assert 0.99 * most < jnp.abs(jax.jit(derivative)(z)).max() <= most * (1 + 1e-9)
+
+
 def jitted(name, body):
     """A function of a user's, by a name that may lie."""
     return jax.jit(called(name, body))
