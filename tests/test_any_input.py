@@ -57,6 +57,7 @@ def check(found, f, pixels, channels, epsilon):
     assert found.pixels.min() >= 0 and found.pixels.max() <= 1
 
 
+@pytest.mark.sampled(2)
 @inputs("sequence", "channels first")
 def test_manipulation(shape, channels):
     f, pixels = network(shape), batch(shape)
@@ -71,6 +72,7 @@ def test_manipulation(shape, channels):
         attack.manipulation(e, **options)(f, pixels, goal[..., None], key=KEY)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("term, start_noise", [(attack.hide_top_k(2), 0), (attack.move_mass_center(), 0.01),
                                                (lambda now, clean, goal: -now.heatmap.ravel()[0], 0)])
 @inputs("volume")
@@ -87,6 +89,7 @@ def test_objectives(term, start_noise, shape, channels):
     assert term is not attack.move_mass_center or moved > 0.1
 
 
+@pytest.mark.sampled(2)
 @inputs("row", "volume")
 def test_searches(shape, channels):
     f, pixels = network(shape), batch(shape)
@@ -103,6 +106,7 @@ def test_searches(shape, channels):
     assert len(attack.flags(climbed, blind, again)) == 5
 
 
+@pytest.mark.sampled(2)
 @inputs("volume")
 def test_sparse_attacks(shape, channels):
     f, pixels = network(shape), batch(shape)

@@ -108,6 +108,7 @@ def test_early_stop_is_per_image():
     assert (frozen.step <= free.step).all() and (frozen.loss >= free.loss - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_restarts_keep_the_best():
     once = make(steps=20)(model, PHOTOS, GOAL, key=KEY)
     twice = make(steps=20, restarts=3)(model, PHOTOS, GOAL, key=KEY)
@@ -121,7 +122,7 @@ def test_progress_is_reported():
     assert (np.diff([p.best for p in seen], axis=0) <= 0).all() and seen[0].heatmap.shape == (3, 8, 8)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("e", [
     explain.gradient_x_input(), pytest.param(explain.integrated_gradients(steps=4), marks=pytest.mark.slow),
     explain.smoothgrad(explain.gradient(), sigma=0.3, samples=8),
@@ -134,6 +135,7 @@ def test_every_explanation_can_be_attacked(e):
     assert (pearson(result.heatmap, goal) > pearson(result.clean.heatmap, goal)).sum() >= 2
 
 
+@pytest.mark.slow
 def test_a_cheaper_explanation_attacks_for_an_expensive_judge():
     fine, coarse = explain.integrated_gradients(steps=30), explain.integrated_gradients(steps=3)
     goal = look(fine, np.roll(PHOTOS, 1, axis=0))[0]
@@ -141,6 +143,7 @@ def test_a_cheaper_explanation_attacks_for_an_expensive_judge():
     np.testing.assert_allclose(result.heatmap, look(fine, result.pixels)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ghorbani_objectives():
     mask = np.zeros((8, 8), bool)
     mask[:4, :4] = True
@@ -185,6 +188,7 @@ def test_projections_are_nearest_points():
     assert np.isfinite(jax.grad(lambda v: attack.l2(0.5)(v, clean).sum())(jnp.asarray(clean))).all()
 
 
+@pytest.mark.slow
 def test_greedy_pixels_release_one_more_each_step():
     counts = []
     objective = attack.weighted((1.0, attack.hide_top_k(6)), (10.0, attack.keep_output()))

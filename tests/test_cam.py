@@ -211,6 +211,7 @@ def test_the_gradient_at_a_volumes_layer_has_its_shape():
     np.testing.assert_allclose(got, W + V * x, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_cams_of_volumes_and_sequences_are_attacked():
     """The map of a volume has three axes, none of which are channels: the driver knows by the input's."""
     filters = {3: np.float32(rng.normal(size=(3, 3, 3, 1, 4))), 1: np.float32(rng.normal(size=(3, 2, 4)))}

@@ -57,6 +57,7 @@ def test_a_certain_map_is_certified_whole():
     assert geometry.certified_top_k(map, nothing, 5) == 0 and geometry.heatmap_change_bound(map, nothing) == 2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("window, strides, size, groups", [
     ((3, 3), (1, 1), (8, 8), 1), ((4, 2), (2, 1), (5, 6), 1), ((1, 3), (3, 2), (7, 5), 2), ((3, 4), (3, 3), (6, 8), 2)])
 def test_norms_of_convolutions_are_never_below_the_truth_and_close_to_it(window, strides, size, groups):
@@ -74,7 +75,6 @@ def test_norms_of_convolutions_are_never_below_the_truth_and_close_to_it(window,
     assert np.max(ratios) <= 1 and np.median(ratios) > 0.85
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind, act", [("dense", "softplus"),
                                        pytest.param("residual", "softplus", marks=pytest.mark.slow),
                                        *(pytest.param(k, a, marks=pytest.mark.slow)
@@ -146,6 +146,7 @@ def broadcasts():
             "a mean that is divided": lambda x: s(mean(x, 0) / (2 + shift**2))}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", broadcasts())
 def test_norms_of_what_is_broadcast(name):
     """The bound from the weights alone holds at 0, where softplus is most curved, and is not vast."""
@@ -172,6 +173,7 @@ def test_what_jumps_is_refused():
         geometry.hessian_bound(jnp.tanh, x[0, 0], 0, spectral=True)
 
 
+@pytest.mark.slow
 def test_estimates_along_a_path():
     g, x, *_ = network()
     y = x + 0.5 * jax.random.normal(KEY, x.shape)

@@ -26,6 +26,7 @@ def command(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_arrays_and_results(tmp_path):
     finished = tmp_path / "out"
     done = command("--quick", "--out", finished)

@@ -57,7 +57,7 @@ PENALTIES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_in_the_parameters(name, x64):
     """Against central differences along a random direction, in float64, of penalty and cross entropy together."""
@@ -185,6 +185,7 @@ def test_atex_by_hand():
     assert all(jnp.isfinite(v).all() for v in jax.tree.leaves(compiled(flat)))
 
 
+@pytest.mark.slow
 def test_cost_of_training_steps():
     """FLOPs of a step as multiples of the plain one, which is 3 forward passes less a first layer."""
     params = {"a": jnp.ones((3, 3, 2, 32)), "b": jnp.ones((3, 3, 32, 32)), "c": jnp.ones((32, 3))}

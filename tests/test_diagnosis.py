@@ -62,6 +62,7 @@ def sneak(f, e=e):
 DRIVERS = pytest.mark.parametrize("driver", [manipulate, climb, search, judge, release, sneak])
 
 
+@pytest.mark.sampled(3)
 @DRIVERS
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
 def test_logits_that_are_not_finite(driver, value):

@@ -74,6 +74,7 @@ def correlations(a, b):
     return [np.corrcoef(u.ravel(), v.ravel())[0, 1] for u, v in zip(a, b, strict=True)]
 
 
+@pytest.mark.slow
 def test_finished_parts_are_reused(finished):
     out, printed, written = finished
     assert sorted(written) == [f"{NETWORK}-gradient-{p}0000{i}.npz" for p in ("", "smoothed-") for i in (0, 1)]
@@ -82,6 +83,7 @@ def test_finished_parts_are_reused(finished):
     assert "--resume to go on" in printed and "what smoothing returns to" in printed
 
 
+@pytest.mark.slow
 def test_figures(finished):
     names = {path.stem.removeprefix(f"{NETWORK}-") for path in finished[0].glob("*.png")}
     assert names == {"comparison", "gallery", "smoothing", "smoothed", "defended"}

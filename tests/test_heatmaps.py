@@ -39,6 +39,7 @@ def test_a_sequence_says_that_it_has_channels():
     np.testing.assert_allclose(explain.heatmap(map, channels=-1), np.abs(map).sum(1) / np.abs(map).sum(), rtol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
     map = jnp.full((100, 100, 3), 10.0, dtype)  # sums to 3e5: infinite in float16

@@ -67,7 +67,7 @@ REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.A
         if c not in QUICK]
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("kind, act, linear",
                          [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
 def test_no_gradient_leaves_its_interval(kind, act, linear):
@@ -103,6 +103,7 @@ def small_network():
     return random_networks.apply("conv", "softplus"), w, jax.random.normal(jax.random.key(1), random_networks.IMAGE)
 
 
+@pytest.mark.slow
 def test_linear_bounds_are_never_wider_and_tight_to_first_order(x64):
     apply, w, x = small_network()
 

@@ -18,6 +18,7 @@ BENT = explain.explanation(lambda f, x, t, key=None: (jnp.sin(7 * x) + jnp.roll(
 l1 = lambda now, clean: jnp.abs(now - clean).sum()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", [
     pytest.param(lambda x: jnp.stack([jnp.ones(()), jnp.zeros(())]), marks=pytest.mark.slow),
     lambda x: jnp.stack([10 * (x[1, 0, 0] - 0.45), jnp.zeros(())])], ids=["free", "predictions bind"])

@@ -54,6 +54,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_train_with_noise(name):
     """Nothing at a radius of 0, a finite slope beyond; without an ascent the penalty is the comparison by hand."""

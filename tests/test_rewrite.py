@@ -64,6 +64,7 @@ def pytree(x, act, act6):
 PROGRAMS = [plain, scan, nested_scan, while_, fori, cond, remat, jitted, vmapped, pytree]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 def test_replaced_equals_written_by_hand(program):
     f = lambda x: program(x, jax.nn.relu, jax.nn.relu6)

@@ -32,6 +32,7 @@ def run(training, net, **options):
     return defend.fit(net, training, IMAGES, LABELS, OPTIMIZER, **options)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("norm", [False, True])
 def test_interrupted_and_resumed_is_bit_equal(norm, tmp_path):
     net, params, state = models.functional(Small(norm))
