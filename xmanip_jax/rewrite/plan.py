@@ -48,15 +48,18 @@ class Operation(NamedTuple):
     """One operation that carries the image, as a propagation rule sees it.
 
     kind: see `operations.kind_of`;  name: of its primitive or function, of a known activation that in the table;
-    index: its place among those of its kind;  first: no linear layer lies between the image and it; None where that
-    depends on the turn of a loop or on a branch;  nonnegative: the carried operands are, by construction;  carried:
-    which operands carry the image;  params: the parameters of its primitive (of a hard max-pooling: its
-    reduce_window's);  apply: operands -> result, as traced;  merge: a linear layer with its affine run, else None;
+    index: its place among those of its kind;
+    first: no linear layer lies between the image and it; None where that depends on the turn of a loop or on a branch;
+    nonnegative: the carried operands are, by construction;  carried: which operands carry the image;
+    params: the parameters of its primitive (of a hard max-pooling: its reduce_window's);
+    apply: operands -> result, as traced;  merge: a linear layer with its affine run, else None;
     known: of an activation, its name in the table of known ones and its parameters, numbers or the places of operands
-    as `("operand", k)`;  signal: of a product, which operand the relevance belongs to if the other only gates or scales
-    it, else None;  scale: what a sum is multiplied by before anything else is done to it, as a mean is;  place: where
-    it stands in the user's code;  primitive: what it is to JAX, "" for functions and blocks of several equations, since
-    `name` may be a user's and says nothing of what is computed.
+    as `("operand", k)`;
+    signal: of a product, which operand the relevance belongs to if the other only gates or scales it, else None;
+    scale: what a sum over axes is multiplied by before anything else is done to it, as in a mean;
+    place: where it stands in the user's code;
+    primitive: what it is to JAX, "" for functions and blocks of several equations: `name` may be a user's, and says
+    nothing of what is computed.
     """
 
     kind: str
@@ -265,7 +268,7 @@ def _steps(flat, found, kinds, plans, known, merges):
             merge = merged(flat, unit, kind, carried, run, extra)
             inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
         operation = _operation(unit, kind, tags, carried, merge)
-        if kind in ("sum", "add"):
+        if kind == "sum":
             operation = operation._replace(scale=_scale(flat, unit, alone))
         steps.append(Step(operation, unit, inputs, outs, run=run))
     return steps
