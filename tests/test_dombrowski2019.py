@@ -92,6 +92,7 @@ def test_figures(finished):
             assert image.size[0] > 600
 
 
+@pytest.mark.slow
 def test_arrays_have_the_names_of_the_contract(stored):
     results, arrays = stored
     assert {"config", "versions", "commit", "device", "seconds", "images", "results"} <= results.keys()
@@ -102,6 +103,7 @@ def test_arrays_have_the_names_of_the_contract(stored):
     assert len(results["images"][NETWORK]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("e", [*EXPLANATIONS, "defended_smoothgrad", "defended_softplus"])
 def test_the_attack_s_numbers_follow_from_the_arrays(e, stored):
     rows, a = stored[0]["results"][NETWORK]["attack"][e], {k.split("/")[-1]: v for k, v in stored[1].items()
@@ -122,6 +124,7 @@ def test_the_attack_s_numbers_follow_from_the_arrays(e, stored):
     assert rows["map_pearson"]["value"] > rows["map_pearson_before"]["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("e", EXPLANATIONS)
 def test_what_smoothing_returns_to_follows_from_the_arrays(e, stored):
     rows, a = stored[0]["results"][NETWORK]["smoothing"][e], {k.split("/")[-1]: v for k, v in stored[1].items()

@@ -126,6 +126,7 @@ def test_gradient_x_input_sums_to_the_logit_without_biases():
     np.testing.assert_allclose(map.sum(), logits[2], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["logit", "probability"])
 def test_completeness_gap_of_integrated_gradients_halves(output):
     f = model(params)

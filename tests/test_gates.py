@@ -102,6 +102,7 @@ def test_the_curvature_of_a_product_is_attained(x64):
     np.testing.assert_allclose(of(jnp.square), 2.0, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_ties_and_near_ties_go_either_way(dtype, x64):

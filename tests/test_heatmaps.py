@@ -72,7 +72,7 @@ def test_mass_centres_have_a_coordinate_for_each_axis_of_places():
 
 def test_ssim_of_volumes_and_rows_equals_scikit_image():
     compare = pytest.importorskip("skimage.metrics").structural_similarity
-    for shape, axis in (((9, 8, 10), None), ((12,), None), ((3, 9, 8), 0), ((8, 9, 8, 2), 3)):
+    for shape, axis in (((8, 7, 8), None), ((12,), None), ((3, 9, 8), 0)):
         a, b = rng.uniform(size=(2, *shape))
         with jax.enable_x64(True):
             got = float(metrics.ssim(a, b, data_range=1, channels=axis))

@@ -67,7 +67,7 @@ REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.A
         if c not in QUICK]
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind, act, linear",
                          [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
 def test_no_gradient_leaves_its_interval(kind, act, linear):
@@ -77,6 +77,7 @@ def test_no_gradient_leaves_its_interval(kind, act, linear):
     assert filled.max() > (0.5 if linear and act == "softplus" else 0.02)  # not sound by being vast
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, act", [("dense", "relu"), pytest.param("residual", "softplus", marks=pytest.mark.slow)])
 def test_boxes_of_weights(kind, act):
     gradients, outputs, _ = violations(kind, act, 300, linear=False, weights=0.05)

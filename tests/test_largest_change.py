@@ -90,6 +90,7 @@ def test_what_changes_elsewhere_is_judged_here():
     np.testing.assert_allclose(attack.transfer(e)(other, there, key=KEY).change, there.change, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_smoothing_is_attacked_through_its_noise():
     e_smooth = explain.smoothgrad(e, sigma=0.15, samples=8)
     options = {"epsilon": 0.1, "steps": 25, "restarts": 2, "surrogate": smooth.none()}
@@ -98,6 +99,7 @@ def test_smoothing_is_attacked_through_its_noise():
     assert adaptive.change.mean() > unaware.change.mean()
 
 
+@pytest.mark.slow
 def test_projections_are_attacked_through():
     data = np.float32(PHOTOS[:1] + 0.1 * rng.normal(size=(40, *PHOTOS.shape[1:])))
     projected = defend.project(e, data, neighbours=20, dimensions=5)

@@ -40,6 +40,7 @@ def test_norm_one_against_dense_singular_values(build, shape, x64):
     np.testing.assert_allclose(unit(x), before, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_norm_follows_the_kernel_in_training_only(x64):
     build = lambda: models.UnitNorm(nnx.Linear(6, 4, use_bias=False, param_dtype=jnp.float64, rngs=nnx.Rngs(0)), (6,),
                                     rngs=nnx.Rngs(1))
@@ -92,6 +93,7 @@ def trained():
     return module, net, params, jax.tree.map(jnp.asarray, training), seen
 
 
+@pytest.mark.slow
 def test_training_lowers_beta_and_keeps_the_norms(trained):
     module, _, params, training, seen = trained
     assert seen[-1]["cross_entropy"] < 0.1 and seen[-1]["accuracy"] > 0.9

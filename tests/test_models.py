@@ -168,6 +168,7 @@ def test_accuracy_on_the_test_split(name, dataset, n, correct):
     assert _correct(name, dataset, n) == correct
 
 
+@pytest.mark.slow
 def test_squeezenet_is_right_on_every_photograph():
     network = pretrained("squeezenet1_1")  # skips without a data folder
     photographs = data.read_folder(data.data_dir() / "nips2017", size=227)

@@ -23,6 +23,7 @@ import runs  # noqa: E402
 import train  # noqa: E402
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves(tmp_path):
     out = tmp_path / "out"
     done = subprocess.run([sys.executable, SCRIPT, "--quick", "--defence", "gradient_norm",
