@@ -257,9 +257,10 @@ def test_a_model_of_keras(request):
     keras = pytest.importorskip("keras", reason="Keras is not installed")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend than JAX: set KERAS_BACKEND=jax")
-    usual = keras.config.floatx()  # tests/foreign takes float64
-    request.addfinalizer(lambda: keras.config.set_floatx(usual))
+    usual, policy = keras.config.floatx(), keras.config.dtype_policy()  # tests/foreign takes float64
+    request.addfinalizer(lambda: (keras.config.set_floatx(usual), keras.config.set_dtype_policy(policy)))
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
     module = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(4, 3, activation="softplus"),
                                keras.layers.Flatten(), keras.layers.Dense(3)])
     f, run = lambda x: module(x[None])[0], search(explain.gradient())

@@ -302,13 +302,13 @@ def _maps(f, x, channels, patterns):
     if patterns:
         data = x + np.random.default_rng(0).normal(size=(12, *x.shape)) / 2
         fitted = lambda f, x, target, *, key: explain.pattern_attribution(explain.fit_patterns(f, [data]))(f, x, target)
-        found["pattern_attribution"] = explained(fitted, f, x)
+        found["pattern_attribution"] = explained(fitted, f, x, unrolls=False)
     return found
 
 
-def explained(e, f, x, surrogate=lambda f: f):
+def explained(e, f, x, surrogate=lambda f: f, unrolls=True):
     """The map, of the model with its loops unrolled where that is asked for; or the words of the refusal."""
-    for model in (f, rewrite.unroll(f)):
+    for model in (f, rewrite.unroll(f)) if unrolls else (f,):
         try:
             return np.asarray(e(surrogate(model), x, 1, key=KEY))
         except ValueError as error:

@@ -82,6 +82,12 @@ def _even(apply, params, a, digits=4):
     return _outward(apply(least), apply(jnp.maximum(jnp.abs(a.lower), jnp.abs(a.upper))), digits, a.jumps, 0)
 
 
+def _one_minus_square(apply, params, a):
+    """1 - x^2, in which jax 0.12 writes the derivative of tanh."""
+    square = _even(jnp.square, params, a)
+    return _outward(1 - square.upper, 1 - square.lower, 4, a.jumps)
+
+
 def _negated(apply, params, a):
     return Range(-a.upper, -a.lower, a.jumps)
 
@@ -239,7 +245,8 @@ RULES: dict[str, Callable[..., Range | None]] = {
                     _increasing(16)),
     **dict.fromkeys(("exp", "exp2", "sqrt"), _increasing(16, 0)), "logistic": _increasing(16, 0, 1),
     "erfc": _decreasing(256, 0), "rsqrt": _decreasing(16, 0),
-    "abs": lambda *a: _even(*a, 0), "square": _even, "cosh": lambda *a: _even(*a, 16),
+    "abs": lambda *a: _even(*a, 0), "square": _even, "one_minus_square": _one_minus_square,
+    "cosh": lambda *a: _even(*a, 16),
     "integer_pow": _whole_power, "pow": _power, "neg": _negated,
     "add": _added, "add_any": _added, "sub": _subtracted, "mul": _multiplied, "div": _divided,
     "max": _extreme("max"), "min": _extreme("min"), "clamp": _clamped, "sin": _wave(0.0), "cos": _wave(np.pi / 2),

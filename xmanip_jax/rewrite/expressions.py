@@ -125,6 +125,8 @@ def _simplified(eqn, args, aval) -> Expr:
         return args[0]
     if name == "square":
         return _product([args[0], args[0]])
+    if name == "one_minus_square":  # of jax 0.12, in the derivative of tanh
+        return _sum([const(1.0), _product([const(-1.0), args[0], args[0]])])
     if name == "integer_pow" and 1 <= params["y"] <= 4:
         return _product([args[0]] * params["y"])
     if name in _ARITHMETIC:

@@ -22,7 +22,7 @@ COMPARISONS = {"eq", "ge", "gt", "le", "lt", "ne"}
 STEPS = COMPARISONS | {"and", "ceil", "floor", "is_finite", "not", "or", "round", "sign", "xor"}
 CURVED = {"abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "clamp", "cos", "cosh", "digamma",
           "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "integer_pow", "lgamma", "log", "log1p", "logistic", "max",
-          "min", "pow", "rem", "rsqrt", "select_n", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
+          "min", "one_minus_square", "pow", "rem", "rsqrt", "select_n", "sin", "sinh", "sqrt", "square", "tan", "tanh"}
 NEUTRAL = {"convert_element_type", "copy", "copy_p", "reduce_precision", "stop_gradient"}
 ELEMENTWISE = AFFINE | CURVED | STEPS | NEUTRAL
 
