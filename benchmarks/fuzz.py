@@ -124,7 +124,7 @@ def main(config: Config) -> None:
     print(json.dumps(found, indent=1))
     if len(lines) >= count:
         runs.write_json(config.out / f"fuzz_{config.kind}.json", {
-            "config": runs.settings(config), **runs.environment(), "commits": sorted({x["commit"] for x in lines}),
+            "config": {**runs.settings(config), "log": log.name}, **runs.environment(), "commits": sorted({x["commit"] for x in lines}),
             "date": time.strftime("%Y-%m-%d"), "summary": found, "lines": lines})
 
 
