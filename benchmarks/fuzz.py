@@ -60,8 +60,8 @@ def soundness(seed: int, config: Config) -> dict:
 def spellings(seed: int, config: Config) -> dict:
     """The largest relative difference of each explanation, infinite where only one twin is refused.
 
-    loops: explanations that one twin, a loop, is refused for, `rewrite.unroll` being the way out. Only patterns are left
-    there, since unrolled they are estimated for each turn; all others are compared after unrolling.
+    loops: explanations that one twin, a loop, is refused for, `rewrite.unroll` being the way out. Only patterns are
+    left there, since unrolled they are estimated for each turn; all others are compared after unrolling.
     """
     from twins import difference, maps, twins
 
@@ -124,8 +124,8 @@ def main(config: Config) -> None:
     print(json.dumps(found, indent=1))
     if len(lines) >= count:
         runs.write_json(config.out / f"fuzz_{config.kind}.json", {
-            "config": {**runs.settings(config), "log": log.name}, **runs.environment(), "commits": sorted({x["commit"] for x in lines}),
-            "date": time.strftime("%Y-%m-%d"), "summary": found, "lines": lines})
+            "config": {**runs.settings(config), "log": log.name}, **runs.environment(),
+            "commits": sorted({x["commit"] for x in lines}), "date": time.strftime("%Y-%m-%d"), "summary": found, "lines": lines})
 
 
 if __name__ == "__main__":
