@@ -125,7 +125,8 @@ def main(config: Config) -> None:
     if len(lines) >= count:
         runs.write_json(config.out / f"fuzz_{config.kind}.json", {
             "config": {**runs.settings(config), "log": log.name}, **runs.environment(),
-            "commits": sorted({x["commit"] for x in lines}), "date": time.strftime("%Y-%m-%d"), "summary": found, "lines": lines})
+            "commits": sorted({x["commit"] for x in lines}), "date": time.strftime("%Y-%m-%d"),
+            "summary": found, "lines": lines})
 
 
 if __name__ == "__main__":
