@@ -185,6 +185,16 @@ def test_a_maximum_of_two_multiples_is_a_leaky_relu():
     assert rewrite.inspect(lambda x: jnp.maximum(x, -x / 2), x).activations == {"piecewise": 1}
 
 
+def test_an_unknown_activation_takes_along_what_turns_its_sign_and_no_more():
+    act = lambda z: 1 - jnp.exp(-z)
+    f, quarter = lambda x: act(x @ W) @ V, lambda x: act(x @ W) / 4 @ V
+    assert [op.name for op in rewrite.flow(f, x)] == ["dot_general", "exp, sub", "dot_general"]
+    guided = by_hand(act, lambda g, slope: jnp.maximum(g, 0) * slope)
+    close(explain.guided_backprop()(f, x, 1), jax.grad(lambda x: guided(x @ W) @ V[:, 1])(x))
+    for e in (explain.guided_backprop(), explain.deconvnet()):
+        close(e(quarter, x, 1), e(f, x, 1) / 4)
+
+
 @pytest.mark.parametrize("loop", [
     lambda x: lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) + i, x),
     lambda x: lax.scan(lambda c, v: (c * v, c + v), x, jnp.arange(3.0), reverse=True)[1].sum(0),

@@ -192,7 +192,7 @@ def _never_acts(flat, node):
 def _merged(flat, parts):
     """Unknown curved parts that follow each other, with the plain numbers added or multiplied between them, as one.
 
-    So is a square that an unknown part follows: exp(-z**2) is one function.
+    So is a square that an unknown part follows, exp(-z**2), and what turns the sign after it, 1 - exp(-z).
     """
     found = []
     for part in parts:
@@ -203,9 +203,33 @@ def _merged(flat, parts):
             opens = start and found[start - 1].role == "curved" and _is_open(found[start - 1])
             start = start - 1 if opens else len(found)
         joined = [*found[start:], part]
-        found[start:] = [part if len(joined) == 1 else _unit(
-            flat, [node for each in joined for node in each.nodes], joined[0].inputs[0])]
+        found[start:] = [_joined(flat, joined)]
+    return _turned(flat, found)
+
+
+def _joined(flat, parts):
+    return parts[0] if len(parts) == 1 else _unit(flat, [n for part in parts for n in part.nodes], parts[0].inputs[0])
+
+
+def _turned(flat, parts):
+    """With each unknown curved part the plain ones after it, up to the last that turns the sign, if they turn it."""
+    found = []
+    for part in parts:
+        found.append(part)
+        at = next((k for k in reversed(range(len(found))) if not _is_plain(flat, found[k])), None)
+        after = found[at + 1:] if at is not None and found[at].role == "curved" and found[at].known is None else []
+        if after and _sign(flat, after[-1]) < 0:
+            found[at:] = [_joined(flat, found[at:])]
     return found
+
+
+def _sign(flat, part):
+    """Of what a plain part multiplies by."""
+    node, = part.nodes
+    name, at = node.eqn.primitive.name, next(k for k, i in enumerate(node.inputs) if i in flat.depending(node))
+    if name in ("mul", "div"):
+        return np.sign(constant_of(flat, node.inputs[1 - at]))
+    return -1 if name == "neg" or (name == "sub" and at == 1) else 1
 
 
 def _is_open(part):
