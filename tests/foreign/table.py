@@ -1,6 +1,7 @@
 """The table of docs/models.md: for each family of models and each feature, works or the words of the refusal."""
 
 import re
+import textwrap
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -95,12 +96,18 @@ def document(cells) -> str:
         header = ["family (models)", *(f.replace("_", " ") for f in features)]
         rows = [[f"{family} ({sizes[family]})", *(_cell(by_cell[family, f], note) for f in features)]
                 for family in families]
-        told = [f"- **{name}**: {what}. *Judged by:* {FEATURES[f].__doc__.splitlines()[0]}"
+        told = [_item("-", f"**{name}**: {what}. *Judged by:* {FEATURES[f].__doc__.splitlines()[0]}")
                 for name, (f, what) in zip(header[1:], features.items(), strict=True)]
         table = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
         parts += [f"## {title}", "\n".join(told), "\n".join(table)]
-    words = [f"{number}. {text.format(', '.join(sorted(names)))}" for text, (number, names) in notes.items()]
+    words = [_item(f"{number}.", text.format(", ".join(sorted(names)))) for text, (number, names) in notes.items()]
     return "\n\n".join(part.rstrip("\n") for part in (*parts, "## Notes", "\n".join(words))) + "\n"
+
+
+def _item(mark, words) -> str:
+    """An item of a list, in lines of at most 120 characters."""
+    return textwrap.fill(f"{mark} {words}", 120, subsequent_indent=" " * (len(mark) + 1), break_long_words=False,
+                         break_on_hyphens=False)
 
 
 def _cell(words, note) -> str:

@@ -131,8 +131,8 @@ def _simplified(eqn, args, aval) -> Expr:
         return _product([args[0]] * params["y"])
     if name in _ARITHMETIC:
         return _ARITHMETIC[name](*args)
-    if name == "max" and (share := _share(*args)) is not None:
-        return share
+    if name == "max" and (found := _leaky(*args)) is not None:
+        return found
     if name in _SWAPPED:
         return Expr(_SWAPPED[name], tuple(args[::-1]))
     kept = tuple(sorted((k, str(v)) for k, v in params.items() if k in ("y", "new_dtype", "approximate")))
@@ -209,7 +209,7 @@ def _key(e) -> str:
     return f"{e.op}({','.join(map(_key, e.args))})"
 
 
-def _share(a, b) -> Expr | None:
+def _leaky(a, b) -> Expr | None:
     """max(y, c y) with 0 < c < 1 as the choice y where y > 0, else c y; None for other maxima."""
     (k, y), (n, same) = map(_scaled, (a, b))
     if y != same or y[0].op == "const" or k * n <= 0:
