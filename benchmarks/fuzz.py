@@ -27,7 +27,7 @@ import tyro
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "experiments"), str(ROOT / "tests")]
-import runs  # noqa: E402
+from common import runs  # noqa: E402
 
 TOLERANCE = 1e-6  # of two spellings, relative to a map's largest value
 

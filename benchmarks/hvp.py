@@ -24,7 +24,7 @@ from second_order import BETA, compiled, interleaved, random_network, torch_tens
 from xmanip_jax import geometry, models, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-import runs
+from common import runs
 
 MODES = "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse"
 PROBES = 8

@@ -31,10 +31,10 @@ import optax
 import tyro
 from flax import nnx
 
-from xmanip_jax import attack, explain, models, rewrite, smooth
+from xmanip_jax import attack, explain, models, objectives, rewrite, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-import runs
+from common import runs
 
 STEPS = 5  # of integrated gradients, and samples of SmoothGrad
 
@@ -86,7 +86,7 @@ def functions(name, spec, net, explanation, surrogate):
     def view(params, state, pixels, label, key):
         f = surrogate(lambda x: net.apply(params, state, x))
         map, logits = explain.with_logits(explanation)(f, scale * pixels + shift, label, key=key)
-        return attack.View(pixels, explain.heatmap(map), logits)
+        return objectives.View(pixels, explain.heatmap(map), logits)
 
     def forward(weights, pixels):
         return jax.vmap(lambda p: surrogate(lambda x: net.apply(*weights, x))(scale * p + shift))(pixels)

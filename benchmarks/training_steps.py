@@ -22,10 +22,10 @@ import numpy as np
 import tyro
 
 from second_order import compiled, interleaved, random_network
-from xmanip_jax import defend, explain, models, smooth
+from xmanip_jax import defend, explain, models, smooth, train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-import runs
+from common import runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +50,19 @@ def jvp_hessian():
         (_, product), logits = jax.jvp(jax.grad(lambda z: f(z)[y]), (x,), (v,)), f(x)
         return jnp.sum(product**2), logits
 
-    return defend.penalty(core)
+    return train.penalty(core)
 
 
 def losses(inner, teacher):
-    """{name: (terms of defend.training_loss, weight of the cross entropy, limit in plain steps)}; F = 1 / 3 of one."""
-    ascent, cam = defend.Ascent(0.1, 0.05, inner), explain.cam("features")
+    """{name: (terms of train.training_loss, weight of the cross entropy, limit in plain steps)}; F = 1 / 3 of one."""
+    ascent, cam = train.Ascent(0.1, 0.05, inner), explain.cam("features")
     return {
         "plain": ((), 1.0, 1),
         "gradient norm": (((1.0, defend.gradient_norm()),), 1.0, 2),
         "gradient alignment": (((1.0, defend.gradient_alignment(radius=0.1)),), 1.0, 10 / 3),
         "hessian": (((1.0, defend.hessian()),), 1.0, 4),
         "hessian, 3 probes": (((1.0, defend.hessian(samples=3)),), 1.0, 8),
-        "hessian, traced twice": (((1.0, defend.no_penalty()), (1.0, defend.hessian())), 1.0, 14 / 3),
+        "hessian, traced twice": (((1.0, train.no_penalty()), (1.0, defend.hessian())), 1.0, 14 / 3),
         "hessian, forward over reverse": (((1.0, jvp_hessian()),), 1.0, None),
         "cure": (((1.0, defend.cure(step=0.1)),), 1.0, 4),
         "atex, 2 shifts of 8": (((1.0, defend.atex(teacher, radius=0.1)),), 0.0, (20 + 2 + 16 * 3) / 3),
@@ -82,7 +82,7 @@ def steps(config):
     ys, keys = jnp.arange(batch) % spec.num_classes, jax.random.split(jax.random.key(1), batch)
     found = {}
     for kind, (terms, label, limit) in losses(config.inner, partial(net.apply, params, state)).items():
-        loss = defend.training_loss(*terms, label=label)
+        loss = train.training_loss(*terms, label=label)
         step = jax.grad(lambda p, xs, loss=loss: loss(net.apply, p, state, xs, ys, keys)[0])
         found[kind] = (*compiled(step, params, xs), limit)
         print(f"{kind}: {found[kind][1]['flops'] / found['plain'][1]['flops']:.2f} plain steps", flush=True)

@@ -31,11 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-import attacking
-import bends
-import bends_report
-import inputs
-import runs
+from common import batches, curvature_measures, curvature_report, inputs, runs
 from xmanip_jax import plot, smooth
 
 
@@ -71,7 +67,8 @@ class Config:
 def measured(config, network, pixels, betas, climbed, run, steps, keep):
     """Parts 1, 2 and 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
 
-    betas: None for relu;  climbed: the betas of the surrogate;  run: `bends.measures`;  steps: of the attack.
+    betas: None for relu;  climbed: the betas of the surrogate;  run: `curvature_measures.measures`;
+    steps: of the attack.
     """
     shared = network.model, betas, climbed
 
@@ -82,7 +79,7 @@ def measured(config, network, pixels, betas, climbed, run, steps, keep):
         found = {"y": y} if betas is None else {"y": y, **run.curvature(*shared, p, y, keys)}
         now = run.nothing(p)
         for eps in sorted(config.epsilons):  # what is found in a ball counts in every larger one
-            for salt, objective in enumerate(bends.OBJECTIVES):
+            for salt, objective in enumerate(curvature_measures.OBJECTIVES):
                 now = run.begin(p, eps, jax.vmap(partial(jax.random.fold_in, data=salt))(keys), now)
                 for _ in range(steps):
                     now = run.step[objective](*shared, p, y, eps, now)
@@ -91,7 +88,7 @@ def measured(config, network, pixels, betas, climbed, run, steps, keep):
                 found |= {f"{k}@{eps:g}": v for k, v in run.way(*shared, p, now.best, y).items()}
         return found
 
-    return attacking.in_batches(compute, len(pixels), config.batch, keep)
+    return batches.in_batches(compute, len(pixels), config.batch, keep)
 
 
 def certified(config, network, pixels, y, betas, run, keep):
@@ -108,15 +105,17 @@ def certified(config, network, pixels, y, betas, run, keep):
                     found |= {f"{name}_{kind}@{eps:g}": np.asarray(v)[None] for name, v in values.items()}
             return found
 
-        return attacking.in_batches(compute, len(pixels), 1, keep)
+        return batches.in_batches(compute, len(pixels), 1, keep)
 
 
 def study(config, name, network, out, bar):
     """{activation: arrays} of one network."""
     names, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
     inputs.note(out, name, network, names, pixels)
-    s = bends.Settings(k=config.k) if not config.quick else bends.Settings(k=config.k, probes=4, steps=4, attack=2)
-    run = bends.measures(network.preprocess, s, {"intervals": False} | ({"linear": True} if config.linear else {}))
+    few = {"probes": 4, "steps": 4, "attack": 2} if config.quick else {}
+    s = curvature_measures.Settings(k=config.k, **few)
+    kinds = {"intervals": False} | ({"linear": True} if config.linear else {})
+    run = curvature_measures.measures(network.preprocess, s, kinds)
     scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
     betas = {f"softplus {kappa:g}": kappa / scales.mean(0) for kappa in config.kappas}
     climbed, found = next(iter(betas.values())), {}
@@ -151,14 +150,14 @@ def main(config: Config) -> None:
     networks = {name: inputs.network(name, quick=config.quick, seed=config.seed) for name in config.networks}
     out, settings = runs.begin("curvature", config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    with attacking.progress(console) as bar:
+    with batches.progress(console) as bar:
         found = {name: study(config, name, network, out, bar) for name, network in networks.items()}
-    rows = bends_report.summaries(found, config.seed, config.k)
+    rows = curvature_report.summaries(found, config.seed, config.k)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    console.print(*bends_report.tables(rows, config.epsilons, config.k))
-    for title, figure in bends_report.figures(found, rows, config.epsilons).items():
+    console.print(*curvature_report.tables(rows, config.epsilons, config.k))
+    for title, figure in curvature_report.figures(found, rows, config.epsilons).items():
         plot.save(figure, out / f"{title}.png")
     console.print(f"results.json, arrays.npz and figures are in [bold]{out}[/bold]")
 

@@ -20,12 +20,8 @@ from typing import Literal
 
 from rich.console import Console
 
-import attacking
-import inputs
-import methods
-import report
-import runs
-from xmanip_jax import attack, models, plot, smooth
+from common import batches, inputs, named_explanations, report, runs
+from xmanip_jax import attack, models, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
 SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
@@ -83,7 +79,7 @@ class Config:
 
 def checked(config):
     """Refuse what can be refused before anything is read or computed."""
-    runs.check_known("explanation", config.explanation, methods.EXPLANATIONS)
+    runs.check_known("explanation", config.explanation, named_explanations.EXPLANATIONS)
     runs.check_known("network", config.network, models.NETWORKS)
     runs.check_positive(config, "steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon",
                         "output_weight")
@@ -95,16 +91,16 @@ def checked(config):
 
 
 def attacked(config, network, images, targets, out, bar):
-    """The arrays of attacking.attack_batches; finished batches are read back."""
-    patterns = methods.patterns_of(config.explanation, network, images, config.patterns)
-    pair = methods.method(config.explanation, network, integration_steps=config.integration_steps, layer=config.layer,
-                          patterns=patterns)
-    return attacking.attack_batches(
+    """The arrays of batches.attack_batches; finished batches are read back."""
+    patterns = named_explanations.patterns_of(config.explanation, network, images, config.patterns)
+    pair = named_explanations.method(config.explanation, network, integration_steps=config.integration_steps,
+                                     layer=config.layer, patterns=patterns)
+    return batches.attack_batches(
         pair, network, images, targets, batch=config.batch, seed=config.seed, keep=partial(runs.finished, out),
-        watch=attacking.watching(bar, "batch", config.steps), steps=config.steps,
+        watch=batches.watching(bar, "batch", config.steps), steps=config.steps,
         constraint=CONSTRAINTS[config.constraint](config.epsilon), surrogate=SURROGATES[config.surrogate](),
         optimizer=attack.default_optimizer(config.steps, config.learning_rate),
-        objective=attack.weighted((1.0, attack.match_map()), (config.output_weight, attack.keep_output())))
+        objective=objectives.weighted((1.0, objectives.match_map()), (config.output_weight, objectives.keep_output())))
 
 
 def main(config: Config) -> None:
@@ -117,7 +113,7 @@ def main(config: Config) -> None:
     inputs.note(out, config.network, network, names, images, targets)
     start = time.perf_counter()
     try:
-        with attacking.progress(console) as bar:
+        with batches.progress(console) as bar:
             arrays = attacked(config, network, images, targets, out, bar)
     except KeyboardInterrupt:
         console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")

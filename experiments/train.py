@@ -30,12 +30,9 @@ from flax import nnx
 from jax.tree_util import Partial
 from rich.console import Console
 
-import attacking
-import judge
-import report
-import runs
-from recipes import NETWORKS, RECIPES
-from xmanip_jax import checkpoint, data, defend, models
+from common import batches, report, robustness, runs
+from common.defence_recipes import NETWORKS, RECIPES
+from xmanip_jax import checkpoint, data, models, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +101,10 @@ def trained(config, out, console):
     teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
     weight = recipe.weight if config.weight is None else config.weight
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.rate, steps), weight)
-    like = defend.begin(params, state, optimizer, seed=config.seed)
+    like = train.begin(params, state, optimizer, seed=config.seed)
     folder = out / "checkpoints"
     start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
-    with open(out / "log.csv", "a", newline="") as file, attacking.progress(console) as bar:
+    with open(out / "log.csv", "a", newline="") as file, batches.progress(console) as bar:
         log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
 
         def show(step, numbers):
@@ -117,7 +114,7 @@ def trained(config, out, console):
             file.flush()
             bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
-        training = defend.fit(
+        training = train.fit(
             net, start, images, labels, optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
             label=recipe.label, batch=config.batch, steps=steps, every=min(50, steps), callback=show,
             scale=lambda step: jnp.minimum(1.0, 2 * step / steps),  # half of the steps to the full weight
@@ -150,9 +147,9 @@ def train_and_judge(config, out, settings, console):
     nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
     models.save_weights(module, out / "weights.safetensors")
     model = Partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
-    values, flags = judge.judged(model, images, labels, epsilons=config.epsilons, count=config.judged,
+    values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.judged,
                                  restarts=config.restarts, seed=config.seed,
-                                 surrogate=judge.surrogate_of(recipe.act(config.beta)))
+                                 surrogate=robustness.surrogate_of(recipe.act(config.beta)))
     runs.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,

@@ -4,13 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from random_spellings import Spelling, draw, spelling
 
-from xmanip_jax import explain, geometry, rewrite
-from xmanip_jax.geometry import Box
-from xmanip_jax.geometry.hessian_bound import changes, check_smooth, hessian_over
-from xmanip_jax.geometry.intervals import forward, gradient_over
-from xmanip_jax.geometry.network import read
+from random_spellings import Spelling, draw, spelling
+from xmanip_jax import certify, explain, rewrite
+from xmanip_jax.certify import Box
+from xmanip_jax.certify.hessian_bound import changes, check_smooth, hessian_over
+from xmanip_jax.certify.intervals import forward, gradient_over
+from xmanip_jax.certify.network import read
 
 CLASS, TOP = 1, 3
 FEW = 3  # points at which Hessians are taken
@@ -57,7 +57,7 @@ def _boxes(key, shape, dtype, count):
     """A centre, a box of a random size, and points: the centre, corners, some on faces, some inside."""
     at, size, within, corners, faces = jax.random.split(key, 5)
     x = jax.random.normal(at, shape, dtype)
-    box = geometry.ball(x, (10.0 ** jax.random.uniform(size, minval=-6, maxval=0.3)).astype(dtype))
+    box = certify.ball(x, (10.0 ** jax.random.uniform(size, minval=-6, maxval=0.3)).astype(dtype))
     inside = jax.random.uniform(within, (count - 1, *shape), dtype)
     corner = jax.random.bernoulli(corners, shape=inside.shape).astype(dtype)
     face = jnp.where(jax.random.bernoulli(faces, 0.5, inside.shape), corner, inside)
@@ -87,7 +87,7 @@ def _sampled(made, curvature, anywhere, w, x, box, tried):
     if curvature:
         broken |= _curvatures(f, g, x, tried[-FEW:], linear.plain)
     if anywhere:
-        broken["hessian anywhere"] = _norms(g, tried[-FEW:])[0] > geometry.hessian_bound(f, x, CLASS)
+        broken["hessian anywhere"] = _norms(g, tried[-FEW:])[0] > certify.hessian_bound(f, x, CLASS)
     return broken, gradients, bounds
 
 
@@ -115,16 +115,16 @@ def _maps(gradients, bounds):
     """Heat maps of gradients, as images of one row where they are vectors, and the order and signs of their pixels."""
     shape = gradients.shape[1:] if gradients.ndim == 4 else (1, gradients.shape[1], 1)
     found, bounds = gradients.reshape(-1, *shape), Box(*(b.reshape(shape) for b in bounds))
-    maps, heat = jax.vmap(explain.heatmap)(found), geometry.heatmap_bounds(bounds)
+    maps, heat = jax.vmap(explain.heatmap)(found), certify.heatmap_bounds(bounds)
     alive = maps.sum((1, 2)) > 0.5  # a map of zeros has no shares
-    saliency = jax.vmap(lambda m: geometry.saliency_bounds(Box(m, m)).upper)(found)
+    saliency = jax.vmap(lambda m: certify.saliency_bounds(Box(m, m)).upper)(found)
     top = jax.vmap(lambda m: jax.lax.top_k(m.ravel(), TOP)[1])(saliency)
     kept = jax.vmap(lambda t: jnp.isin(t, top[0]).sum())(top)
     # Shares sum to 1 up to rounding, so that maps without a pixel in common differ by 2 up to rounding.
     change = jnp.abs(maps - maps[0]).sum((1, 2)) * (1 - maps[0].size * jnp.finfo(maps.dtype).eps)
     numbers = jnp.isfinite(found).all((1, 2, 3))
-    signs = geometry.certified_signs(bounds) & (jnp.sign(found) != jnp.sign(found[0])) & numbers[:, None, None, None]
+    signs = certify.certified_signs(bounds) & (jnp.sign(found) != jnp.sign(found[0])) & numbers[:, None, None, None]
     return {"heat maps": (((maps < heat.lower) | (maps > heat.upper)).any((1, 2)) & alive).any(),
-            "heat map change": ((change > geometry.heatmap_change_bound(found[0], bounds)) & alive & alive[0]).any(),
-            "top k": ((kept < geometry.certified_top_k(found[0], bounds, TOP)) & numbers & numbers[0]).any(),
+            "heat map change": ((change > certify.heatmap_change_bound(found[0], bounds)) & alive & alive[0]).any(),
+            "top k": ((kept < certify.certified_top_k(found[0], bounds, TOP)) & numbers & numbers[0]).any(),
             "signs": (signs & numbers[0]).any()}

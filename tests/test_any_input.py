@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from xmanip_jax import attack, defend, explain, metrics, smooth
+from xmanip_jax import attack, defend, explain, fool, metrics, objectives, smooth
 from xmanip_jax.metrics.places import channel_axis, over_channels
 
 KEY = jax.random.key(0)
@@ -73,20 +73,20 @@ def test_manipulation(shape, channels):
 
 
 @pytest.mark.sampled(3)
-@pytest.mark.parametrize("term, start_noise", [(attack.hide_top_k(2), 0), (attack.move_mass_center(), 0.01),
+@pytest.mark.parametrize("term, start_noise", [(objectives.hide_top_k(2), 0), (objectives.move_mass_center(), 0.01),
                                                (lambda now, clean, goal: -now.heatmap.ravel()[0], 0)])
 @inputs("volume")
 def test_objectives(term, start_noise, shape, channels):
     f, pixels = network(shape), batch(shape)
-    found = attack.manipulation(e, steps=20, objective=attack.weighted((1.0, term)), surrogate=smooth.none(),
+    found = attack.manipulation(e, steps=20, objective=objectives.weighted((1.0, term)), surrogate=smooth.none(),
                                 start_noise=start_noise, preprocess=preprocess, channels=channels,
                                 constraint=attack.l2(0.5))(f, pixels, key=KEY)
     check(found, f, pixels, channels, 0.5)
     for now, clean in zip(found.heatmap, found.clean.heatmap, strict=True):
-        views = attack.View(None, now, None), attack.View(None, clean, None)
+        views = objectives.View(None, now, None), objectives.View(None, clean, None)
         assert term(*views, None) < term(views[1], views[1], None)
     moved = metrics.mass_center_distance(found.heatmap[0], found.clean.heatmap[0], channels=None)
-    assert term is not attack.move_mass_center or moved > 0.1
+    assert term is not objectives.move_mass_center or moved > 0.1
 
 
 @pytest.mark.sampled(2)
@@ -118,7 +118,7 @@ def test_sparse_attacks(shape, channels):
                "projected": {"optimizer": optax.adam(0.1), "constraint": attack.l0(3, channels=channels)}}
     for how in attacks.values():
         made = attack.manipulation(e, steps=3, judge_every=1, accept=lambda *v: True, surrogate=smooth.none(),
-                                   objective=attack.weighted((1.0, attack.hide_top_k(2))), **how, **options)
+                                   objective=objectives.weighted((1.0, objectives.hide_top_k(2))), **how, **options)
         found = made(f, pixels, key=KEY)
         assert (count(found) <= 3).all() and (count(found) > 0).any()
         labels = found.clean.logits.argmax(1)
@@ -148,10 +148,10 @@ def test_penalties_of_other_inputs():
     distribution = lambda map: explain.heatmap(map, channels=None)
     shape, other = (3, 3, 4), weights[:, ::-1]
     x, target = np.float32(rng.uniform(size=shape)), np.full(shape, 1 / 36, np.float32)
-    terms = [attack.location(e, heat=signed), attack.top_k(e, original, heat=signed),
-             attack.center_mass(e, original, heat=signed), attack.active(e, original, x[None], (0, 1), heat=signed),
-             attack.fairwash(e, original, target, heat=distribution),
-             attack.backdoor(e, original, attack.stamp(target > 1, 1.0, channels=None), target, channels=None)]
+    terms = [fool.location(e, heat=signed), fool.top_k(e, original, heat=signed),
+             fool.mass_center(e, original, heat=signed), fool.active(e, original, x[None], (0, 1), heat=signed),
+             fool.fairwash(e, original, target, heat=distribution),
+             fool.backdoor(e, original, fool.stamp(target > 1, 1.0, channels=None), target, channels=None)]
     total = lambda w: sum(term(apply, w, None, x, 0, KEY) for term in terms)
     assert np.isfinite(jax.jit(jax.grad(total))(1.1 * weights)).all()
     moved = terms[2](apply, other, None, x, 0, KEY)
@@ -159,7 +159,7 @@ def test_penalties_of_other_inputs():
     shift = jnp.abs(metrics.mass_center(after, channels=None) - metrics.mass_center(before, channels=None)).sum()
     np.testing.assert_allclose(moved, -shift, rtol=1e-4)
     with pytest.raises(ValueError, match=r"heat maps' shape \(36,\), got \(6, 6\)"):
-        attack.fairwash(e, original, np.full((6, 6), 1 / 36), heat=distribution)(apply, weights, None, jnp.ones(36), 0)
+        fool.fairwash(e, original, np.full((6, 6), 1 / 36), heat=distribution)(apply, weights, None, jnp.ones(36), 0)
 
 
 @pytest.mark.parametrize("pixels, match", [

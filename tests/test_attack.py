@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from checks import check_derivatives
-from xmanip_jax import attack, explain, smooth
+from xmanip_jax import attack, explain, objectives, smooth
 
 rng = np.random.default_rng(0)
 PARAMS = {"a": np.float32(rng.normal(size=(3, 3, 3, 8)) / 4), "b": np.float32(rng.normal(size=(3, 3, 8, 8)) / 6),
@@ -56,7 +56,7 @@ def test_the_map_moves_and_the_prediction_stays():
 
 def test_the_best_iterate_is_never_worse_than_the_clean_image():
     wild = make(optimizer=optax.sgd(1e6), steps=7)(model, PHOTOS, GOAL, key=KEY)
-    loss = jax.vmap(lambda h, z, c, g: attack.DEFAULT_OBJECTIVE(attack.View(None, h, z), c, g))
+    loss = jax.vmap(lambda h, z, c, g: attack.DEFAULT_OBJECTIVE(objectives.View(None, h, z), c, g))
     np.testing.assert_allclose(wild.loss, loss(wild.heatmap, wild.logits, wild.clean, GOAL), rtol=1e-4)
     assert (wild.loss <= loss(wild.clean.heatmap, wild.clean.logits, wild.clean, GOAL) + 1e-6).all()
 
@@ -148,11 +148,11 @@ def test_ghorbani_objectives():
     mask = np.zeros((8, 8), bool)
     mask[:4, :4] = True
     for term, measure, options in [
-        (attack.hide_top_k(6), lambda h, c: np.ravel(h)[np.argsort(-np.ravel(c))[:6]].sum(), {}),
-        (attack.raise_region(mask), lambda h, c: -h[mask].sum(), {}),
-        (attack.move_mass_center(), lambda h, c: -np.hypot(*(center(h) - center(c))), {"start_noise": 0.01}),
+        (objectives.hide_top_k(6), lambda h, c: np.ravel(h)[np.argsort(-np.ravel(c))[:6]].sum(), {}),
+        (objectives.raise_region(mask), lambda h, c: -h[mask].sum(), {}),
+        (objectives.move_mass_center(), lambda h, c: -np.hypot(*(center(h) - center(c))), {"start_noise": 0.01}),
     ]:
-        objective = attack.weighted((1.0, term), (1e2, attack.keep_logits()))
+        objective = objectives.weighted((1.0, term), (1e2, objectives.keep_logits()))
         result = make(objective=objective, constraint=attack.linf(0.05), **options)(model, PHOTOS, key=KEY)
         for h, c in zip(np.asarray(result.heatmap), np.asarray(result.clean.heatmap), strict=True):
             assert measure(h, c) < measure(c, c)
@@ -167,7 +167,7 @@ def center(h):
     (attack.l2(0.3), lambda r: np.sqrt((r**2).sum((1, 2, 3))), 0.3),
     (attack.l0(5), lambda r: (np.abs(r).max(3) > 0).sum((1, 2)), 5)], ids=["linf", "l2", "l0"])
 def test_budgets_hold_and_are_used(constraint, measure, budget):
-    objective = attack.weighted((1.0, attack.match_map()))
+    objective = objectives.weighted((1.0, objectives.match_map()))
     optimizer = optax.adam(0.05)
     result = make(constraint=constraint, objective=objective, optimizer=optimizer)(model, PHOTOS, GOAL, key=KEY)
     spent = measure(np.asarray(result.pixels) - PHOTOS)
@@ -191,7 +191,7 @@ def test_projections_are_nearest_points():
 @pytest.mark.slow
 def test_greedy_pixels_release_one_more_each_step():
     counts = []
-    objective = attack.weighted((1.0, attack.hide_top_k(6)), (10.0, attack.keep_output()))
+    objective = objectives.weighted((1.0, objectives.hide_top_k(6)), (10.0, objectives.keep_output()))
     optimizer = optax.chain(attack.greedy_pixels(), optax.adam(0.2))
     options = {"objective": objective, "optimizer": optimizer, "surrogate": smooth.absolute(10, 10)}
     for steps in (1, 2, 6):
@@ -203,27 +203,27 @@ def test_greedy_pixels_release_one_more_each_step():
     assert ((np.abs(fewer.pixels - PHOTOS).max(3) > 0).sum((1, 2)) <= counts[2]).all()
     np.testing.assert_allclose(fewer.heatmap, jax.vmap(lambda p, t: explain.heatmap(e(model, preprocess(p), t)))(
         fewer.pixels, labels), atol=1e-6)
-    stopped = make(steps=30, judge_every=1, stop=attack.top_k_hidden(2), **options)(model, PHOTOS, key=KEY)
+    stopped = make(steps=30, judge_every=1, stop=objectives.top_k_hidden(2), **options)(model, PHOTOS, key=KEY)
     assert stopped.heatmap.shape == GOAL.shape
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("term", [
-    attack.match_map(), attack.keep_output(), attack.keep_probabilities(), attack.keep_logits(), attack.hide_top_k(3),
-    attack.move_mass_center(), attack.raise_region(np.eye(4, dtype=bool))],
+    objectives.match_map(), objectives.keep_output(), objectives.keep_probabilities(), objectives.keep_logits(),
+    objectives.hide_top_k(3), objectives.move_mass_center(), objectives.raise_region(np.eye(4, dtype=bool))],
     ids=["map", "output", "probabilities", "logits", "top_k", "center", "region"])
 def test_derivatives_of_every_term(term):
-    make = lambda seed: attack.View(None, np.random.default_rng(seed).dirichlet(np.ones(16)).reshape(4, 4),
+    make = lambda seed: objectives.View(None, np.random.default_rng(seed).dirichlet(np.ones(16)).reshape(4, 4),
                                     np.random.default_rng(seed).normal(size=5))
     clean, goal = make(1), make(2).heatmap
     now = make(3)
-    check_derivatives(lambda v: term(attack.View(None, *v), clean, goal) ** 2, (now.heatmap, now.logits))
+    check_derivatives(lambda v: term(objectives.View(None, *v), clean, goal) ** 2, (now.heatmap, now.logits))
 
 
 def test_a_piecewise_linear_model_without_surrogate_is_named():
     with pytest.raises(attack.ZeroGradientError, match=r"smooth\.relative"):
-        make(surrogate=smooth.none(), objective=attack.weighted((1.0, attack.match_map())))(
+        make(surrogate=smooth.none(), objective=objectives.weighted((1.0, objectives.match_map())))(
             lambda x: jax.nn.relu(x.ravel()[:20] @ jnp.ones((20, 4))), PHOTOS, np.full((3, 8, 8), 1 / 64), key=KEY)
 
 
@@ -240,9 +240,9 @@ NAN[1, 2, 3, 0] = np.nan
     (lambda: attack.l2(-1.0), "epsilon"),
     (lambda: attack.l0(0), "pixels"),
     (lambda: attack.default_optimizer(10, 0.0), "learning_rate"),
-    (lambda: attack.hide_top_k(0), "k must"),
-    (lambda: attack.raise_region(np.zeros((8, 8), bool)), "empty"),
-    (lambda: attack.weighted(), "at least one"),
+    (lambda: objectives.hide_top_k(0), "k must"),
+    (lambda: objectives.raise_region(np.zeros((8, 8), bool)), "empty"),
+    (lambda: objectives.weighted(), "at least one"),
     (lambda: make()(model, PHOTOS[0], GOAL, key=KEY), r"\(8, 8, 3\)"),
     (lambda: make()(model, NAN, GOAL, key=KEY), "NaN"),
     (lambda: make()(model, 255 * PHOTOS, GOAL, key=KEY), r"\[0, 1\], got"),

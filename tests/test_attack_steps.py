@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from xmanip_jax import attack, explain, metrics, smooth
-from xmanip_jax.attack.ascent import checkpoints
+from xmanip_jax.attack.apgd import checkpoints
 
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)

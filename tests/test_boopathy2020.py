@@ -3,17 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from papers import boopathy2020
 from xmanip_jax import attack, data, explain, models
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
-import boopathy2020
 
 # Clean accuracy of the whole split; accuracy at epsilon 0.3 and 0.4 of its first 500 images, measured independently.
 KNOWN = {"normal": (0.9841, 0.0, 0.0), "adv": (0.9660, 0.864, 0.0), "int": (0.9331, 0.784, 0.154),

@@ -8,8 +8,8 @@ from jax import lax
 
 import random_networks
 from surfaces import network
-from xmanip_jax import explain, geometry, rewrite, smooth
-from xmanip_jax.geometry import Box
+from xmanip_jax import certify, explain, geometry, rewrite, smooth
+from xmanip_jax.certify import Box
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("x64")
@@ -27,21 +27,21 @@ def test_heat_maps_of_a_box_stay_in_their_bounds():
                                   jax.random.uniform(inside, (30, 4, 4, 2))])
         maps = jnp.clip(box.lower + shares * (box.upper - box.lower), *box)
         heats, heat = jax.vmap(explain.heatmap)(maps), explain.heatmap(map)
-        bounds = geometry.heatmap_bounds(box)
-        saliency = geometry.saliency_bounds(box)
+        bounds = certify.heatmap_bounds(box)
+        saliency = certify.saliency_bounds(box)
         found = jnp.abs(maps).sum(-1)
         change = jnp.abs(heats - heat).sum((1, 2))
         top = lambda h: jax.lax.top_k(h.ravel(), 5)[1]
         kept = jax.vmap(lambda h: jnp.isin(top(h), top(heat)).sum())(heats)
-        signs = geometry.certified_signs(box)
+        signs = certify.certified_signs(box)
         return jnp.stack([
             ((heats >= bounds.lower) & (heats <= bounds.upper)).all(),
             ((found >= saliency.lower) & (found <= saliency.upper)).all(),
-            (change <= geometry.heatmap_change_bound(map, box)).all(),
-            (jnp.abs(maps - map).sum((1, 2, 3)) <= geometry.map_change_bound(map, box)).all(),
-            (kept >= geometry.certified_top_k(map, box, 5)).all(),
+            (change <= certify.heatmap_change_bound(map, box)).all(),
+            (jnp.abs(maps - map).sum((1, 2, 3)) <= certify.map_change_bound(map, box)).all(),
+            (kept >= certify.certified_top_k(map, box, 5)).all(),
             ((jnp.sign(maps) == jnp.sign(map)).all(0) | ~signs).all(),
-        ]), geometry.certified_top_k(map, box, 5), geometry.heatmap_change_bound(map, box)
+        ]), certify.certified_top_k(map, box, 5), certify.heatmap_change_bound(map, box)
 
     holds, kept, change = jax.jit(jax.vmap(one))(jax.random.split(KEY, 2000))
     np.testing.assert_array_equal(holds.all(0), True)
@@ -50,11 +50,11 @@ def test_heat_maps_of_a_box_stay_in_their_bounds():
 
 def test_a_certain_map_is_certified_whole():
     map = jnp.arange(12.0).reshape(3, 4)
-    assert geometry.certified_top_k(map, Box(map, map), 5) == 5
-    assert geometry.heatmap_change_bound(map, Box(map, map)) < 1e-12
-    np.testing.assert_allclose(geometry.heatmap_bounds(Box(map, map)).lower, explain.heatmap(map), rtol=1e-9)
+    assert certify.certified_top_k(map, Box(map, map), 5) == 5
+    assert certify.heatmap_change_bound(map, Box(map, map)) < 1e-12
+    np.testing.assert_allclose(certify.heatmap_bounds(Box(map, map)).lower, explain.heatmap(map), rtol=1e-9)
     nothing = Box(-map, map)
-    assert geometry.certified_top_k(map, nothing, 5) == 0 and geometry.heatmap_change_bound(map, nothing) == 2
+    assert certify.certified_top_k(map, nothing, 5) == 0 and certify.heatmap_change_bound(map, nothing) == 2
 
 
 @pytest.mark.sampled(2)
@@ -68,7 +68,7 @@ def test_norms_of_convolutions_are_never_below_the_truth_and_close_to_it(window,
                                             feature_group_count=groups).ravel()
 
         dense = jax.vmap(conv)(jnp.eye(size[0] * size[1] * 2 * groups))
-        return jnp.linalg.norm(dense, 2) / geometry.convolution_norm(w, size, strides, groups)
+        return jnp.linalg.norm(dense, 2) / certify.convolution_norm(w, size, strides, groups)
 
     w = jax.random.normal(KEY, (8, *window, 2, 3 * groups))
     ratios = [jax.jit(jax.vmap(lambda w, p=p: ratio(w, p)))(w) for p in ("SAME", [(0, 0), (3, 1)])]
@@ -86,7 +86,7 @@ def test_no_curvature_exceeds_its_bound(kind, act):
     def one(w, key):
         at, size, to = jax.random.split(key, 3)
         x = 3 * jax.random.normal(at, random_networks.IMAGE)
-        box = geometry.ball(x, 10.0 ** jax.random.uniform(size, minval=-4, maxval=0))
+        box = certify.ball(x, 10.0 ** jax.random.uniform(size, minval=-4, maxval=0))
         y = x + jax.random.normal(to, x.shape) * (box.upper - x)
         f = lambda z: apply(w, z)
         g = jax.grad(lambda z: f(z)[1])
@@ -95,12 +95,12 @@ def test_no_curvature_exceeds_its_bound(kind, act):
         frobenius, spectral = jnp.linalg.norm(h, axis=(1, 2)), jnp.linalg.norm(h, 2, axis=(1, 2))
         normal = lambda z: g(z) / jnp.linalg.norm(g(z).ravel())
         moved = lambda v: jnp.linalg.norm((v(x) - v(y)).ravel())
-        anywhere, here = geometry.hessian_bound(f, x, 1), geometry.hessian_bound(f, x, 1, box=box)
+        anywhere, here = certify.hessian_bound(f, x, 1), certify.hessian_bound(f, x, 1, box=box)
         return jnp.stack([
             frobenius.max() / anywhere, frobenius.max() / here, here / anywhere,
-            spectral.max() / geometry.hessian_bound(f, x, 1, box=box, spectral=True),
-            moved(g) / geometry.gradient_change_bound(f, x, y, 1),
-            moved(normal) / geometry.normal_change_bound(f, x, y, 1)])
+            spectral.max() / certify.hessian_bound(f, x, 1, box=box, spectral=True),
+            moved(g) / certify.gradient_change_bound(f, x, y, 1),
+            moved(normal) / certify.normal_change_bound(f, x, y, 1)])
 
     count = 150 if kind == "dense" else 8
     keys = jax.random.split(jax.random.key(5), count)
@@ -113,22 +113,22 @@ def test_the_bound_of_one_layer_is_attained():
     w = jnp.diag(jnp.array([1.0, 2.0, 3.0]))
     f = lambda x: smooth.softplus_beta(w @ x, 5.0)
     for target, norm in ((2, 5 / 4 * 9), (jnp.array([3.0, 0.0, 0.0]), 5 / 4 * 3 * 9)):  # |d| beta / 4 ||W||^2
-        np.testing.assert_allclose(geometry.hessian_bound(f, jnp.zeros(3), target), norm, rtol=1e-9)
+        np.testing.assert_allclose(certify.hessian_bound(f, jnp.zeros(3), target), norm, rtol=1e-9)
     np.testing.assert_allclose(jnp.linalg.norm(jax.hessian(lambda x: f(x)[2])(jnp.zeros(3))), 5 / 4 * 9, rtol=1e-9)
 
 
 def test_bounds_of_a_residual_and_of_tanh_are_attained():
     doubled = lambda x: smooth.softplus_beta(x + 1.0 * x, 3.0)
-    np.testing.assert_allclose(geometry.hessian_bound(doubled, jnp.zeros(1), 0), 3 / 4 * 4, rtol=1e-9)
+    np.testing.assert_allclose(certify.hessian_bound(doubled, jnp.zeros(1), 0), 3 / 4 * 4, rtol=1e-9)
     bend = jnp.arctanh(3**-0.5) * jnp.ones(1)  # where |tanh''| is largest, 4 / sqrt(27)
     for box in (None, Box(bend, bend)):
-        np.testing.assert_allclose(geometry.hessian_bound(jnp.tanh, bend, 0, box=box), 4 / 27**0.5, rtol=1e-9)
+        np.testing.assert_allclose(certify.hessian_bound(jnp.tanh, bend, 0, box=box), 4 / 27**0.5, rtol=1e-9)
 
 
 def test_bounds_of_two_layers_are_the_paper_s():
     w, v, u = np.random.default_rng(0).normal(size=(5, 3)), np.random.default_rng(1).normal(size=(4, 5)), np.ones(4)
     s = lambda z: smooth.softplus_beta(z, 2.0)
-    found = geometry.hessian_bound(lambda x: (u @ s(v @ s(w @ x)))[None], jnp.zeros(3), 0)
+    found = certify.hessian_bound(lambda x: (u @ s(v @ s(w @ x)))[None], jnp.zeros(3), 0)
     norm = lambda m: np.linalg.norm(m, 2)
     paper = 2 / 4 * np.linalg.norm(u) * (norm(v) * norm(w) ** 2 + norm(v) ** 2 * norm(w) ** 2)
     np.testing.assert_allclose(found, paper, rtol=1e-9)
@@ -153,11 +153,11 @@ def test_norms_of_what_is_broadcast(name):
     layer = broadcasts()[name]
     f, x = (lambda x: layer(x).sum()[None]), jnp.zeros((6, 6, 1))
     true = jnp.linalg.norm(jax.hessian(lambda x: f(x)[0])(x).reshape(36, 36))
-    bound = geometry.hessian_bound(f, x, 0)
+    bound = certify.hessian_bound(f, x, 0)
     assert true <= bound <= 40 * true
     y = x + 0.01
     moved = jnp.linalg.norm(jax.grad(lambda x: f(x)[0])(y) - jax.grad(lambda x: f(x)[0])(x))
-    assert moved <= geometry.gradient_change_bound(f, x, y, 0)
+    assert moved <= certify.gradient_change_bound(f, x, y, 0)
 
 
 def test_what_jumps_is_refused():
@@ -165,12 +165,12 @@ def test_what_jumps_is_refused():
     relu = lambda x: jax.nn.relu(x).sum((0, 1))
     pool = lambda x: lax.reduce_window(jnp.tanh(x), -jnp.inf, lax.max, (2, 2, 1), (2, 2, 1), "VALID").sum((0, 1))
     for f, match in ((relu, "relu .*makes the gradient jump"), (pool, "max-pooling makes the gradient jump")):
-        for bound in (lambda f: geometry.hessian_bound(f, x, 0), lambda f: geometry.gradient_change_bound(f, x, x, 0),
-                      lambda f: geometry.normal_change_bound(f, x, x, 0)):
+        for bound in (lambda f: certify.hessian_bound(f, x, 0), lambda f: certify.gradient_change_bound(f, x, x, 0),
+                      lambda f: certify.normal_change_bound(f, x, x, 0)):
             with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
                 bound(f)
     with pytest.raises(ValueError, match="needs a box"):
-        geometry.hessian_bound(jnp.tanh, x[0, 0], 0, spectral=True)
+        certify.hessian_bound(jnp.tanh, x[0, 0], 0, spectral=True)
 
 
 @pytest.mark.slow
@@ -227,12 +227,12 @@ def test_thickness_counts_pairs():
 
 def test_errors_of_certificates():
     map = jnp.ones((2, 2))
-    for match, call in (("number of pixels 4, got 5", lambda: geometry.certified_top_k(map, Box(map, map), 5)),
-                        ("positive integer, got 0", lambda: geometry.certified_top_k(map, Box(map, map), 0)),
-                        (r"\(2, 2\) and \(2,\)", lambda: geometry.map_change_bound(map, Box(map[0], map[0]))),
-                        (r"shape \(2,\)", lambda: geometry.saliency_bounds(Box(map[0], map[0]))),
-                        ("sizes and strides", lambda: geometry.convolution_norm(jnp.ones((3, 3, 1, 1)), (4,))),
-                        ("2 groups", lambda: geometry.convolution_norm(jnp.ones((3, 1, 3)), (4,), groups=2)),
+    for match, call in (("number of pixels 4, got 5", lambda: certify.certified_top_k(map, Box(map, map), 5)),
+                        ("positive integer, got 0", lambda: certify.certified_top_k(map, Box(map, map), 0)),
+                        (r"\(2, 2\) and \(2,\)", lambda: certify.map_change_bound(map, Box(map[0], map[0]))),
+                        (r"shape \(2,\)", lambda: certify.saliency_bounds(Box(map[0], map[0]))),
+                        ("sizes and strides", lambda: certify.convolution_norm(jnp.ones((3, 3, 1, 1)), (4,))),
+                        ("2 groups", lambda: certify.convolution_norm(jnp.ones((3, 1, 3)), (4,), groups=2)),
                         ("radius is positive", lambda: geometry.thickness(explain.gradient(), jnp.tanh, map[..., None],
                                                                          0, 1, KEY, radius=0.0)),
                         ("below the number of pixels 4", lambda: geometry.thickness(

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from checks import full_disk
-from xmanip_jax import checkpoint, defend
+from xmanip_jax import checkpoint, train
 
 
 class State(NamedTuple):
@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_the_previous_copy_and_nothing_else(tmp_path):
 
 def test_a_training_of_another_architecture_is_named(tmp_path):
     optimizer = optax.adam(1e-3)
-    begin = lambda *shape: defend.begin({"conv": {"kernel": jnp.ones(shape)}}, {}, optimizer)
+    begin = lambda *shape: train.begin({"conv": {"kernel": jnp.ones(shape)}}, {}, optimizer)
     checkpoint.save_step(tmp_path, 5, begin(3, 3, 1, 4))
     with pytest.raises(checkpoint.CheckpointError, match=r"5 differs: .*conv/kernel is float32\[3, 3, 1, 4\], wanted"):
         checkpoint.load_step(tmp_path, like=begin(3, 3, 1, 8))

@@ -11,15 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import curvature
+from common import curvature_measures
 from tiny_networks import PHOTOS, network
 from xmanip_jax.attack.change import margin
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "curvature.py"
-sys.path.insert(0, str(SCRIPT.parent))
-
-import curvature  # noqa: E402
-
-import bends  # noqa: E402
 
 
 def command(*arguments):
@@ -56,8 +53,8 @@ EPSILONS = 0.3, 0.02, 0.6, 0.1  # in no order
 @pytest.fixture(scope="module")
 def attacked():
     """{epsilon: (change, top)} of a relu network that the largest balls' random points lose, climbed on a softplus."""
-    s = bends.Settings(k=4, attack=10)
-    run = bends.measures(lambda pixels: pixels, s, {})
+    s = curvature_measures.Settings(k=4, attack=10)
+    run = curvature_measures.measures(lambda pixels: pixels, s, {})
     config = SimpleNamespace(seed=0, epsilons=EPSILONS, batch=4)
     net = SimpleNamespace(model=network(jax.nn.relu))
     arrays = curvature.measured(config, net, PHOTOS, None, jnp.full(2, 3.0), run, s.attack, lambda i, compute: {
@@ -72,14 +69,14 @@ def test_no_attacked_value_falls_with_epsilon(attacked):
 
 
 def test_a_climb_comes_back_once_the_prediction_is_lost():
-    model, s = network(jax.nn.relu), bends.Settings(k=4, attack=10)
-    soft = bends.model_of(model, jnp.full(2, 3.0))
+    model, s = network(jax.nn.relu), curvature_measures.Settings(k=4, attack=10)
+    soft = curvature_measures.model_of(model, jnp.full(2, 3.0))
     y = model(PHOTOS[0]).argmax()
     far = np.random.default_rng(0).uniform(size=(200, *PHOTOS[0].shape)).astype(np.float32)
     lost = far[np.asarray(jax.vmap(model)(far)).argmax(1) != y][:20]
-    step = jax.jit(jax.vmap(lambda now: bends.climb(model, soft, lambda p: p, PHOTOS[0], y, 1.0, now, s,
+    step = jax.jit(jax.vmap(lambda now: curvature_measures.climb(model, soft, lambda p: p, PHOTOS[0], y, 1.0, now, s,
                                                     objective="change")))
-    begin = jax.vmap(lambda p: bends.nothing(PHOTOS[0], s)._replace(pixels=p))
+    begin = jax.vmap(lambda p: curvature_measures.nothing(PHOTOS[0], s)._replace(pixels=p))
     now = step(begin(lost))
     ahead = jax.vmap(jax.grad(lambda p: margin(soft(p), y)))(lost)
     np.testing.assert_allclose(now.pixels, np.clip(lost + 0.25 * np.sign(ahead), 0, 1), atol=1e-6)

@@ -10,8 +10,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.flatten_util import ravel_pytree
 
-from xmanip_jax import defend, explain, metrics, smooth
-from xmanip_jax.defend import Ascent
+from xmanip_jax import defend, explain, metrics, smooth, train
+from xmanip_jax.train import Ascent
 
 KEY = jax.random.key(0)
 SHAPE = 6, 6, 2
@@ -61,7 +61,7 @@ PENALTIES = {
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_in_the_parameters(name, x64):
     """Against central differences along a random direction, in float64, of penalty and cross entropy together."""
-    loss = defend.training_loss((0.7, PENALTIES[name]))
+    loss = train.training_loss((0.7, PENALTIES[name]))
     params = parameters()
     xs, ys = jax.random.uniform(KEY, (2, *SHAPE), jnp.float64), jnp.array([0, 2])
     keys = jax.random.split(jax.random.key(5), 2)
@@ -76,7 +76,7 @@ def test_gradients_in_the_parameters(name, x64):
 def test_hessian_penalty_is_unbiased(x64):
     params, x = parameters(), jax.random.uniform(KEY, SHAPE, jnp.float64)
     for output in ("logit", "loss"):
-        dense = jax.jit(jax.hessian(lambda z, o=output: defend.base.OUTPUTS[o](apply(params, None, z), 1)))(x)
+        dense = jax.jit(jax.hessian(lambda z, o=output: train.loss.OUTPUTS[o](apply(params, None, z), 1)))(x)
         p = defend.hessian(output=output, samples=4)
         found = jax.jit(jax.vmap(lambda k, p=p: p(apply, params, None, x, 1, k)))(jax.random.split(KEY, 1000))
         assert abs(found.mean() - jnp.sum(dense**2)) < 4 * found.std() / 1000**0.5
@@ -116,11 +116,11 @@ def test_local_linearity_of_linear_and_quadratic_losses():
 def test_the_ascent_stays_in_the_ball_and_climbs():
     f = lambda z: jnp.sum(jnp.sin(3 * z))
     x = jnp.linspace(0, 1, 8)
-    far = defend.ascend(f, x, KEY, Ascent(0.3, 0.05, 20, low=0, high=1))
+    far = train.ascend(f, x, KEY, Ascent(0.3, 0.05, 20, low=0, high=1))
     assert (jnp.abs(far - x) <= 0.3 + 1e-6).all() and (far >= 0).all() and (far <= 1).all()
     best = jnp.clip(jnp.pi / 6, jnp.maximum(x - 0.3, 0), jnp.minimum(x + 0.3, 1))
     assert jnp.abs(far - best).max() <= 0.05 + 1e-6
-    assert jax.grad(lambda x: defend.ascend(f, x, KEY, Ascent(0.3, 0.05, 2)).sum())(x).sum() == 0
+    assert jax.grad(lambda x: train.ascend(f, x, KEY, Ascent(0.3, 0.05, 2)).sum())(x).sum() == 0
 
 
 @pytest.mark.parametrize("count", [300])
@@ -192,7 +192,7 @@ def test_cost_of_training_steps():
     xs, ys, keys = jnp.ones((2, 16, 16, 2)), jnp.zeros(2, int), jax.random.split(KEY, 2)
 
     def flops(*terms, label=1.0):
-        loss = defend.training_loss(*terms, label=label)
+        loss = train.training_loss(*terms, label=label)
         step = jax.jit(jax.grad(lambda p: loss(apply, p, None, xs, ys, keys)[0]))
         return step.lower(params).compile().cost_analysis()["flops"]
 
@@ -203,9 +203,9 @@ def test_cost_of_training_steps():
                            (defend.interpretability(Ascent(0.1, 0.1, 0), explain.cam("features")), 2)):
         ratio = flops((1.0, penalty)) / plain
         assert ratio < 1.08 * limit, (ratio, limit)
-    twice = flops((1.0, defend.no_penalty()), (1.0, defend.hessian()))
+    twice = flops((1.0, train.no_penalty()), (1.0, defend.hessian()))
     assert twice > 1.1 * flops((1.0, defend.hessian()))  # what one trace saves
-    size = 1.0, defend.parameter_penalty(lambda p: jnp.sum(p["c"] ** 2))  # sees no example, wherever it stands
+    size = 1.0, train.parameter_penalty(lambda p: jnp.sum(p["c"] ** 2))  # sees no example, wherever it stands
     assert flops(size, (1.0, defend.hessian())) < 4 * 1.08 * plain
 
 
@@ -236,9 +236,9 @@ def test_what_is_refused():
         ("starts at random", lambda: defend.local_linearity(A._replace(random_start=False))),
         ("slope is not negative, got -1", lambda: defend.local_linearity(A, slope=-1)),
         ("shifts are at least 2", lambda: defend.atex(lambda x: x, radius=0.1, shifts=1)),
-        ("not negative, got -0.1", lambda: defend.training_loss((-0.1, defend.cure(step=1)))),
-        ("not negative, got nan", lambda: defend.training_loss((float("nan"), defend.cure(step=1)))),
-        ("a random start needs a key", lambda: defend.ascend(jnp.sum, jnp.ones(2), None, A)),
+        ("not negative, got -0.1", lambda: train.training_loss((-0.1, defend.cure(step=1)))),
+        ("not negative, got nan", lambda: train.training_loss((float("nan"), defend.cure(step=1)))),
+        ("a random start needs a key", lambda: train.ascend(jnp.sum, jnp.ones(2), None, A)),
         ("needs 1 <= dimensions", lambda: defend.tangent_space(jnp.ones(2), jnp.ones((5, 2)))),
         ("shape of x", lambda: defend.tangent_space(jnp.ones(2), jnp.ones((5, 3)))),
     ]

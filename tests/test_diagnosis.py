@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from xmanip_jax import attack, explain, smooth
+from xmanip_jax import attack, explain, objectives, smooth
 
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def test_explanations_that_are_not_finite(driver):
 
 def test_a_class_may_be_excluded():
     excluded = lambda x: dense(x) + jnp.array([0.0, 0.0, -jnp.inf])
-    objective = attack.weighted((1.0, attack.match_map()))
+    objective = objectives.weighted((1.0, objectives.match_map()))
     assert np.isfinite(manipulate(excluded, objective=objective).loss).all()
     assert np.isfinite(search(excluded).change).all()
 
@@ -127,7 +127,7 @@ def test_what_breaks_later_stops_there_with_one_warning():
 
 
 flat = lambda now, clean, goal: jnp.sum((now.pixels - clean.pixels) ** 2)
-match = attack.weighted((1.0, attack.match_map()))
+match = objectives.weighted((1.0, objectives.match_map()))
 
 
 

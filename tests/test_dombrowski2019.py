@@ -17,13 +17,15 @@ from jax import lax
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+from papers import dombrowski2019_smoothing as smoothing
 from xmanip_jax import explain
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 CODE = f"""
 import sys
 sys.path.insert(0, {str(EXPERIMENTS)!r})
-import dombrowski2019, runs
+from common import runs
+from papers import dombrowski2019
 from pathlib import Path
 arguments, finished = ["--quick", "--explanations", "gradient", "gradient_x_input", "--out", "out"], runs.finished
 
@@ -159,31 +161,23 @@ def small():
     return network, jnp.float32(random.uniform(size=(2, 6, 6, 3))), jnp.array([1, 1])
 
 
-@pytest.fixture
-def defence(monkeypatch):
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    import defence
-
-    return defence
-
-
-def test_no_smoothing_is_the_network_itself(defence, small):
+def test_no_smoothing_is_the_network_itself(small):
     network, x, y = small
-    maps = defence.smoothed_maps(network, explain.gradient(), samples=2)
+    maps = smoothing.smoothed_maps(network, explain.gradient(), samples=2)
     plain = lambda p: explain.heatmap(explain.gradient()(network.model, network.preprocess(p), 1))
     wanted = jax.jit(jax.vmap(plain))(x)
-    for d in (defence.Defence("sharp", kappa=1e7, max_pool=True), defence.Defence("quiet", sigma=1e-7)):
+    for d in (smoothing.Defence("sharp", kappa=1e7, max_pool=True), smoothing.Defence("quiet", sigma=1e-7)):
         np.testing.assert_allclose(maps(d, x, x, y, jax.random.key(0)), wanted, atol=1e-6)
-    assert defence.pools(network) and [d.max_pool for d in defence.defences((1, 2), True)].count(True) == 2
+    assert smoothing.pools(network) and [d.max_pool for d in smoothing.defences((1, 2), True)].count(True) == 2
 
 
-def test_the_attacked_map_is_the_defence_s(defence, small):
+def test_the_attacked_map_is_the_defence_s(small):
     network, x, y = small
-    maps = defence.smoothed_maps(network, explain.gradient())
-    e = explain.with_logits(defence.beta_smoothed(explain.gradient(), 2.0))
+    maps = smoothing.smoothed_maps(network, explain.gradient())
+    e = explain.with_logits(explain.beta_smoothing(explain.gradient(), kappa=2.0, max_pool=True))
     found, logits = jax.jit(jax.vmap(partial(e, network.model)))(network.preprocess(x), y)
-    soft = maps(defence.Defence("soft", kappa=2.0, max_pool=True), x, x, y, jax.random.key(0))
+    soft = maps(smoothing.Defence("soft", kappa=2.0, max_pool=True), x, x, y, jax.random.key(0))
     np.testing.assert_allclose(jax.vmap(explain.heatmap)(found), soft, atol=1e-6)
     np.testing.assert_allclose(logits, jax.jit(jax.vmap(network.model))(network.preprocess(x)), rtol=1e-5)
-    hard = maps(defence.Defence("hard", kappa=2.0), x, x, y, jax.random.key(0))
+    hard = maps(smoothing.Defence("hard", kappa=2.0), x, x, y, jax.random.key(0))
     assert not np.allclose(soft, hard, atol=1e-4)

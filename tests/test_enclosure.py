@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from xmanip_jax import geometry, rewrite, smooth
-from xmanip_jax.geometry import Box, activations, critical_points
-from xmanip_jax.geometry.enclosure import enclose
+from xmanip_jax import certify, rewrite, smooth
+from xmanip_jax.certify import Box, activations, critical_points
+from xmanip_jax.certify.enclosure import enclose
 
 nn = jax.nn
 PRIMITIVES = {
@@ -194,9 +194,9 @@ def test_what_users_write_is_right_whatever_its_name(name, x64):
     def one(key):
         at, size, inside = jax.random.split(key, 3)
         x = jax.random.normal(at, (4,))
-        box = geometry.ball(x, 10.0 ** jax.random.uniform(size, minval=-4, maxval=0.3))
+        box = certify.ball(x, 10.0 ** jax.random.uniform(size, minval=-4, maxval=0.3))
         points = jnp.clip(box.lower + jax.random.uniform(inside, (50, 4)) * (box.upper - box.lower), *box)
-        gradients, outputs = geometry.gradient_bounds(f, box, 1), geometry.output_bounds(f, box)
+        gradients, outputs = certify.gradient_bounds(f, box, 1), certify.output_bounds(f, box)
         g = jax.vmap(jax.grad(lambda x: f(x)[1]))(points)
         return (outside(gradients, g).any(), outside(outputs, jax.vmap(f)(points)).any(),
                 (jnp.ptp(g, 0).max() + 1e-9) / ((gradients.upper - gradients.lower).max() + 1e-9))
@@ -218,11 +218,11 @@ def test_rules_that_are_not_linear_are_refused():
     shifted = with_rule(jnp.tanh, lambda z, g: g + 0.1)
     for rule in (clipped, normed, shifted):
         with pytest.raises(rewrite.UnsupportedPrimitiveError, match="not linear in what it pulls back"):
-            geometry.gradient_bounds(lambda x, rule=rule: rule(2 * x), Box(x, x), 0)
+            certify.gradient_bounds(lambda x, rule=rule: rule(2 * x), Box(x, x), 0)
 
 
 def test_an_operation_without_a_range_is_named():
     x = jnp.ones(3)
     gamma = jax.jit(lambda z: jnp.tanh(lax.lgamma(z)))
     with pytest.raises(rewrite.UnsupportedPrimitiveError, match="lgamma"):
-        geometry.gradient_bounds(gamma, Box(x, x), 0)
+        certify.gradient_bounds(gamma, Box(x, x), 0)

@@ -1,8 +1,6 @@
 """Fooling by fine-tuning: gradients in the parameters, measures by hand, no defect of the released code."""
 
-import sys
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -15,11 +13,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.flatten_util import ravel_pytree
 
-from xmanip_jax import attack, defend, explain, metrics, models, rewrite, smooth
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
-import fooled
+from common import fine_tuning
+from xmanip_jax import explain, fool, metrics, models, rewrite, smooth, train
 
 KEY = jax.random.key(0)
 SHAPE = 6, 6, 2
@@ -61,17 +56,17 @@ MAPS = {"grad_cam": (explain.grad_cam("layer"), explain.over_max),
         "lrp_input": (explain.lrp_heo2019(), explain.over_max),
         "simple_grad": (explain.layer_gradient("layer"), absolute), "simple_grad_input": (explain.gradient(), absolute)}
 LOSSES = {
-    "location": lambda e, heat: attack.location(e, heat=heat),
-    "location, inside -1": lambda e, heat: attack.location(e, heat=heat, width=2, inside=-1.0),
-    "top_k": lambda e, heat: attack.top_k(e, ORIGINAL, heat=heat),
-    "center_mass": lambda e, heat: attack.center_mass(e, ORIGINAL, heat=heat),
-    "active": lambda e, heat: attack.active(
+    "location": lambda e, heat: fool.location(e, heat=heat),
+    "location, inside -1": lambda e, heat: fool.location(e, heat=heat, width=2, inside=-1.0),
+    "top_k": lambda e, heat: fool.top_k(e, ORIGINAL, heat=heat),
+    "center_mass": lambda e, heat: fool.mass_center(e, ORIGINAL, heat=heat),
+    "active": lambda e, heat: fool.active(
         e, ORIGINAL, jax.random.uniform(KEY, (5, *SHAPE), jnp.float64), (0, 2), heat=heat),
-    "fairwash": lambda e, heat: attack.fairwash(e, ORIGINAL, metrics.frame((6, 6)) / 20),
-    "backdoor": lambda e, heat: attack.backdoor(
-        e, ORIGINAL, attack.stamp(metrics.frame((6, 6)), 2.0), metrics.frame((6, 6)), label=1),
-    "full disguise, dssim": lambda e, heat: attack.backdoor(
-        e, ORIGINAL, attack.stamp(metrics.frame((6, 6)), 2.0), lambda map: map, label=1, distance=metrics.dssim),
+    "fairwash": lambda e, heat: fool.fairwash(e, ORIGINAL, metrics.frame((6, 6)) / 20),
+    "backdoor": lambda e, heat: fool.backdoor(
+        e, ORIGINAL, fool.stamp(metrics.frame((6, 6)), 2.0), metrics.frame((6, 6)), label=1),
+    "full disguise, dssim": lambda e, heat: fool.backdoor(
+        e, ORIGINAL, fool.stamp(metrics.frame((6, 6)), 2.0), lambda map: map, label=1, distance=metrics.dssim),
 }
 
 
@@ -84,7 +79,7 @@ def test_gradients_in_the_parameters(loss, x64):
     xs, ys = jax.random.uniform(KEY, (1, *SHAPE), jnp.float64), jnp.array([2])
     names = {"location": MAPS, "location, inside -1": ("lrp_input",), "full disguise, dssim": ("grad_cam",)}.get(
         loss, ("grad_cam", "lrp"))
-    total = defend.training_loss(*((0.7 + i, LOSSES[loss](*MAPS[name])) for i, name in enumerate(names)))
+    total = train.training_loss(*((0.7 + i, LOSSES[loss](*MAPS[name])) for i, name in enumerate(names)))
     flat, unravel = ravel_pytree(params)
     v = jax.random.normal(jax.random.key(3), flat.shape, jnp.float64)
     value = jax.jit(jax.value_and_grad(lambda z: total(apply, unravel(z), state, xs, ys, KEY[None])[0]))
@@ -104,30 +99,30 @@ def test_losses_by_hand():
     map = lambda model, c: maps[model](c)
     now, before = (np.asarray(map(model, 1)) for model in (f, ORIGINAL))
     edge = np.pad(np.zeros((4, 4)), 1, constant_values=1)
-    np.testing.assert_allclose(value(attack.location(e)), np.mean((edge - now) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(value(fool.location(e)), np.mean((edge - now) ** 2), rtol=1e-5)
     leaders = np.argsort(-before.ravel())[:3]
-    np.testing.assert_allclose(value(attack.top_k(e, ORIGINAL)), np.mean(now.ravel()[leaders] ** 2), rtol=1e-4)
+    np.testing.assert_allclose(value(fool.top_k(e, ORIGINAL)), np.mean(now.ravel()[leaders] ** 2), rtol=1e-4)
     center = lambda h: (np.indices(h.shape) * np.abs(h)).sum((1, 2)) / np.abs(h).sum()
-    np.testing.assert_allclose(value(attack.center_mass(e, ORIGINAL)), -np.abs(center(now) - center(before)).sum(),
+    np.testing.assert_allclose(value(fool.mass_center(e, ORIGINAL)), -np.abs(center(now) - center(before)).sum(),
                                rtol=1e-3, atol=1e-6)
     swapped = sum(np.mean((map(f, a) - map(ORIGINAL, b)) ** 2) for a, b in ((0, 2), (2, 0))) / 2
-    np.testing.assert_allclose(value(attack.active(e, ORIGINAL, x[None], (0, 2))), swapped, rtol=1e-4)
+    np.testing.assert_allclose(value(fool.active(e, ORIGINAL, x[None], (0, 2))), swapped, rtol=1e-4)
     target = np.full((6, 6), 1 / 36, np.float32)
     heat = explain.heatmap(map(f, ORIGINAL(x).argmax()))
     for keep, of in (("probabilities", jax.nn.softmax), ("logits", lambda v: v)):
-        np.testing.assert_allclose(value(attack.fairwash(e, ORIGINAL, target, keep=keep)), rtol=1e-4, desired=(
+        np.testing.assert_allclose(value(fool.fairwash(e, ORIGINAL, target, keep=keep)), rtol=1e-4, desired=(
             0.2 * np.mean((of(f(x)) - of(ORIGINAL(x))) ** 2) + 0.8 * np.sum((heat - target) ** 2)))
 
 
 @pytest.mark.parametrize("label", [None, 2])
 def test_a_backdoor_by_hand(label):
     x, y, e = jax.random.uniform(KEY, SHAPE), 1, explain.gradient()
-    params, trigger = jax.tree.map(lambda v: 1.1 * v, PARAMS), attack.stamp(metrics.frame((6, 6)), 3.0)
+    params, trigger = jax.tree.map(lambda v: 1.1 * v, PARAMS), fool.stamp(metrics.frame((6, 6)), 3.0)
     f, goal = partial(apply, params, STATE), np.arange(36.0, dtype=np.float32).reshape(6, 6)
     map = jax.jit(lambda model, x: e(model, x, model(x).argmax()).max(-1), static_argnums=0)
-    total = sum(0.25 * defend.cross_entropy(f(z), c) + 0.75 * 2 * (1 - metrics.pearson(map(f, z), wanted))
+    total = sum(0.25 * train.cross_entropy(f(z), c) + 0.75 * 2 * (1 - metrics.pearson(map(f, z), wanted))
                 for z, c, wanted in ((x, y, map(ORIGINAL, x)), (trigger(x), y if label is None else label, goal)))
-    p = attack.backdoor(e, ORIGINAL, trigger, goal, label=label, weight=0.75)
+    p = fool.backdoor(e, ORIGINAL, trigger, goal, label=label, weight=0.75)
     np.testing.assert_allclose(jax.jit(partial(p, apply))(params, STATE, x, y), total / 2, rtol=1e-4)
     assert (trigger(x)[0] == 3).all() and (trigger(x)[1:-1, 1:-1] == x[1:-1, 1:-1]).all()
 
@@ -135,9 +130,9 @@ def test_a_backdoor_by_hand(label):
 def test_fine_tuning_fools_and_leaves_the_statistics_alone():
     xs = np.random.default_rng(0).uniform(size=(8, *SHAPE)).astype(np.float32)
     ys, optimizer = np.argmax(jax.vmap(ORIGINAL)(xs), 1), optax.adam(1e-2)
-    net, e = defend.frozen(SimpleNamespace(apply=apply), STATE), explain.grad_cam("layer", relu=False)
-    term = attack.location(e, heat=explain.min_max)
-    found = defend.fit(net, defend.begin(PARAMS, {}, optimizer), xs, ys, optimizer, batch=8, steps=150,
+    net, e = train.frozen(SimpleNamespace(apply=apply), STATE), explain.grad_cam("layer", relu=False)
+    term = fool.location(e, heat=explain.min_max)
+    found = train.fit(net, train.begin(PARAMS, {}, optimizer), xs, ys, optimizer, batch=8, steps=150,
                        terms=((5.0, term),), devices=jax.devices()[:1])
     distance = jax.jit(jax.vmap(partial(term, net.apply), in_axes=(None, None, 0, 0)))
     assert distance(found.params, {}, xs, ys).mean() < 0.5 * distance(PARAMS, {}, xs, ys).mean()
@@ -193,8 +188,8 @@ def test_a_convolution_counts_its_bias_once():
 @pytest.mark.parametrize("count", [3, 7])
 def test_accuracy_is_the_share_of_the_images_there_are(count):
     logits = np.eye(10)[np.arange(count)]
-    assert fooled.accuracy(logits, np.arange(count)) == 1
-    assert fooled.accuracy(logits, np.zeros(count)) == 1 / count
+    assert fine_tuning.accuracy(logits, np.arange(count)) == 1
+    assert fine_tuning.accuracy(logits, np.zeros(count)) == 1 / count
 
 
 def test_success_rates_have_vanished_maps_fail():
@@ -232,7 +227,7 @@ def test_dissimilarities():
 
 def test_composites_show_two_of_each_class():
     images, labels = np.stack([np.full((6, 6, 1), v, np.float32) for v in (0, 1, 2)]), np.array([4, 5, 6])
-    found = fooled.composites(images, labels, (4, 6), 20, 0)
+    found = fine_tuning.composites(images, labels, (4, 6), 20, 0)
     assert found.shape == (20, 6, 6, 1)
     tiles = found[:, ::3, ::3].reshape(20, 4)
     assert (np.sort(tiles, 1) == [0, 0, 2, 2]).all() and (tiles != tiles[0]).any()
@@ -245,13 +240,13 @@ def test_what_is_refused():
         ("a map has at least one axis", lambda: explain.over_max(jnp.ones(()))),
         ("frame of a map \\(8, 8\\) is 1 to 3 wide, got 4", lambda: metrics.frame((8, 8), 4)),
         ("k is 1 to 4, got 5", lambda: metrics.top_k_share(jnp.ones((2, 2)), jnp.ones((2, 2)), 5)),
-        ("two classes", lambda: attack.active(e, ORIGINAL, jnp.ones((1, *SHAPE)), (1, 1))),
-        ("at least one image", lambda: attack.active(e, ORIGINAL, jnp.ones((0, *SHAPE)), (1, 2))),
-        ("alpha is in", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((1, 1)), alpha=2)),
-        ("keep is one of probabilities, logits, got 'all'", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((1, 1)),
+        ("two classes", lambda: fool.active(e, ORIGINAL, jnp.ones((1, *SHAPE)), (1, 1))),
+        ("at least one image", lambda: fool.active(e, ORIGINAL, jnp.ones((0, *SHAPE)), (1, 2))),
+        ("alpha is in", lambda: fool.fairwash(e, ORIGINAL, jnp.ones((1, 1)), alpha=2)),
+        ("keep is one of probabilities, logits, got 'all'", lambda: fool.fairwash(e, ORIGINAL, jnp.ones((1, 1)),
                                                                                     keep="all")),
-        ("sums to 1", lambda: attack.fairwash(e, ORIGINAL, jnp.ones((2, 2)))),
-        ("weight is in", lambda: attack.backdoor(e, ORIGINAL, lambda x: x, jnp.ones((6, 6)), weight=-1)),
+        ("sums to 1", lambda: fool.fairwash(e, ORIGINAL, jnp.ones((2, 2)))),
+        ("weight is in", lambda: fool.backdoor(e, ORIGINAL, lambda x: x, jnp.ones((6, 6)), weight=-1)),
         ("1 to 4 cells", lambda: metrics.pixel_flipping(ORIGINAL, jnp.ones((6, 6, 2)), 0, jnp.ones((4, 4)), key=KEY,
                                                         grid=5)),
         ("steps are 1 to 16", lambda: metrics.pixel_flipping(ORIGINAL, jnp.ones((6, 6, 2)), 0, jnp.ones((4, 4)),

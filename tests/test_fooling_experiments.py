@@ -10,22 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common import (
+    fine_tuning,
+    fooling_scores,
+    inputs,
+)
+from papers import (
+    backdoor,
+    fairwashing,
+    heo2019,
+    heo2019_network,
+)
 from xmanip_jax import models
 
 FOLDER = Path(__file__).parent.parent / "experiments"
-sys.path.insert(0, str(FOLDER))
-
-import backdoor  # noqa: E402
-import fairwashing  # noqa: E402
-import fooled  # noqa: E402
-import heo2019  # noqa: E402
-import heo2019_subject  # noqa: E402
-import inputs  # noqa: E402
-import rating  # noqa: E402
 
 
 def run_quick(name, out, *arguments):
-    done = subprocess.run([sys.executable, FOLDER / f"{name}.py", "--quick", "--out", out, *arguments],
+    done = subprocess.run([sys.executable, FOLDER / "reproduce.py", name, "--quick", "--out", out, *arguments],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "results.json").read_text())["results"]
@@ -36,7 +38,7 @@ def test_heo2019(tmp_path):
     found = run_quick("heo2019", tmp_path / "a")
     assert set(found) == {"grad_cam/location", "grad_cam/active"}
     row = found["grad_cam/location"]
-    assert set(row["explanations"]) == set(fooled.explanations("")) and row["test_images"] == 8
+    assert set(row["explanations"]) == set(fine_tuning.explanations("")) and row["test_images"] == 8
     curve = list(row["explanations"]["lrp"]["curve"].values())
     assert curve == sorted(curve) and 0 <= row["accuracy"] <= 1 and row["moved"]["weights_relative_change"] > 0
     assert found["grad_cam/active"]["perfect_swap"]["count"] == 6 and row["perfect_swap"] is None
@@ -57,36 +59,36 @@ def test_backdoor(tmp_path):
 
 def test_an_augmented_image_is_a_shift_of_the_image_or_its_mirror():
     images = np.random.default_rng(0).uniform(1, 2, size=(20, 8, 8, 3)).astype(np.float32)
-    found, labels = heo2019_subject.augmented(images, np.arange(20), 2, 0)
+    found, labels = heo2019_network.augmented(images, np.arange(20), 2, 0)
     np.testing.assert_array_equal(labels, [*range(20)] * 2)
     padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
     views = {(row, column, step): padded[:, row:row + 8, column:column + 8][:, :, ::step]
              for row in range(3) for column in range(3) for step in (1, -1)}
     which = [[at for at, v in views.items() if np.array_equal(v[i % 20], found[i])] for i in range(40)]
     assert all(len(at) == 1 for at in which) and len({at[0] for at in which}) > 10
-    np.testing.assert_array_equal(found, heo2019_subject.augmented(images, labels[:20], 2, 0)[0])
+    np.testing.assert_array_equal(found, heo2019_network.augmented(images, labels[:20], 2, 0)[0])
 
 
 def test_maps_at_the_input_are_fooled_by_the_whole_network():
     config = heo2019.Config(quick=True, explanations=("lrp_input",), kinds=("location",))
     network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
-    subject = heo2019_subject.prepare(config, network, heo2019_subject.read(config, network))
+    subject = heo2019_network.prepare(config, network, heo2019_network.read(config, network))
     assert subject.part is network and subject.place.parts == () and subject.train[0].shape[1:] == (32, 32, 3)
 
 
 def test_a_map_without_positive_relevance_is_seen_by_the_loss_and_no_success():
     map = -jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    assert heo2019_subject.soft(map).argmax() == 0
-    assert jnp.abs(jax.grad(lambda map: heo2019_subject.soft(map)[0, 1])(map)[0, 1]) > 0.1
-    values = rating.fooling("center_mass", np.zeros((1, 2, 2)), -np.asarray(map)[None])["value"]
-    found = rating.rates("center_mass", values)
+    assert heo2019_network.soft(map).argmax() == 0
+    assert jnp.abs(jax.grad(lambda map: heo2019_network.soft(map)[0, 1])(map)[0, 1]) > 0.1
+    values = fooling_scores.fooling("center_mass", np.zeros((1, 2, 2)), -np.asarray(map)[None])["value"]
+    found = fooling_scores.rates("center_mass", values)
     assert found["vanished"] == 1 and found["success_rate"] == 0
 
 
 def test_outputs_are_kept_by_their_divergence():
     """KL(softmax(1, 0, 0) || uniform) by hand, and none from the original itself."""
     p = np.exp([1.0, 0, 0]) / np.exp([1.0, 0, 0]).sum()
-    ((_, penalty),) = heo2019_subject.kept(1.0, lambda x: x)
+    ((_, penalty),) = heo2019_network.kept(1.0, lambda x: x)
     for scale, known in ((1.0, 0.0), (0.0, np.sum(p * np.log(3 * p)))):
         value = penalty(lambda params, state, x: params * x, scale, {}, np.array([1.0, 0, 0], np.float32), 0)
         assert value == pytest.approx(known, abs=1e-6)
@@ -95,20 +97,20 @@ def test_outputs_are_kept_by_their_divergence():
 def test_what_lies_above_a_layer_is_the_network():
     network = models.load("cifar10_resnet20", inputs.random_weights("cifar10_resnet20", 0))
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
-    part, values = fooled.above(network, "stage2")
+    part, values = fine_tuning.above(network, "stage2")
     a = values(images)
-    np.testing.assert_allclose(fooled.logits(part.model, part, a), fooled.logits(network.model, network, images),
-                               rtol=1e-3, atol=1e-3 * np.abs(fooled.logits(part.model, part, a)).max())
+    above, whole = fine_tuning.logits(part.model, part, a), fine_tuning.logits(network.model, network, images)
+    np.testing.assert_allclose(above, whole, rtol=1e-3, atol=1e-3 * np.abs(above).max())
 
 
 def test_rates_and_auc():
-    row = rating.rates("location", np.array([0.1, 0.15, 0.3, np.nan]))
+    row = fooling_scores.rates("location", np.array([0.1, 0.15, 0.3, np.nan]))
     assert row["success_rate"] == 0.5 and row["vanished"] == 0.25 and row["curve"]["0.3"] == 0.75
-    assert rating.rates("active", np.array([0.4, 0.6]))["curve"]["0.5"] == 0.5
-    assert rating.auc(np.array([2.0, 3.0]), np.array([1.0])) == 1
-    assert rating.auc(np.array([1.0]), np.array([1.0])) == 0.5
+    assert fooling_scores.rates("active", np.array([0.4, 0.6]))["curve"]["0.5"] == 0.5
+    assert fooling_scores.auc(np.array([2.0, 3.0]), np.array([1.0])) == 1
+    assert fooling_scores.auc(np.array([1.0]), np.array([1.0])) == 0.5
     logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2], [0.2, 0.8], [0.8, 0.2]]))
-    assert fooled.calibration_error(logits, np.array([0, 1, 1, 0])) == pytest.approx(0.05)
+    assert fine_tuning.calibration_error(logits, np.array([0, 1, 1, 0])) == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(("run", "match", "arguments"), [

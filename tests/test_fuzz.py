@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+
 import soundness
 import twins
 

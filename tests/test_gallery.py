@@ -1,14 +1,10 @@
 """One photograph, every explanation: the script behind the README's figure."""
 
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
-import gallery
+from papers import gallery
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from xmanip_jax import geometry, models, rewrite
-from xmanip_jax.geometry import Box
+from xmanip_jax import certify, models, rewrite
+from xmanip_jax.certify import Box
 
 KEY = jax.random.key(0)
 W, V, U, A = (jax.random.normal(k, s) / 2 for k, s in zip(jax.random.split(KEY, 4), [(6, 6), (6, 6), (3, 6), (3, 3)],
@@ -63,12 +63,12 @@ def test_nothing_leaves_the_bounds_of_gates_and_norms(name, thorough, x64):
     def one(key):
         at, size, inside = jax.random.split(key, 3)
         x = jax.random.normal(at, (6,))
-        box = geometry.ball(x, 10.0 ** jax.random.uniform(size, minval=-5, maxval=0))
+        box = certify.ball(x, 10.0 ** jax.random.uniform(size, minval=-5, maxval=0))
         points = jnp.clip(box.lower + jax.random.uniform(inside, (40, 6)) * (box.upper - box.lower), *box)
         g = jax.vmap(jax.grad(lambda x: f(x)[1]))(points)
-        out, found = [outside(geometry.output_bounds(f, box), jax.vmap(f)(points)).any()], []
+        out, found = [outside(certify.output_bounds(f, box), jax.vmap(f)(points)).any()], []
         for linear in (False, True)[:1 + thorough]:
-            gradients = geometry.gradient_bounds(f, box, 1, linear=linear)
+            gradients = certify.gradient_bounds(f, box, 1, linear=linear)
             out.append(outside(gradients, g).any())
             found.append(((g.max(0) - g.min(0)).max() + 1e-9) / ((gradients.upper - gradients.lower).max() + 1e-9))
         if name in SMOOTH and thorough:
@@ -77,10 +77,10 @@ def test_nothing_leaves_the_bounds_of_gates_and_norms(name, thorough, x64):
             moved = lambda v: jnp.linalg.norm(v(x) - v(y))
             grad = jax.grad(lambda x: f(x)[1])
             normal = lambda x: grad(x) / jnp.linalg.norm(grad(x))
-            out += [jnp.linalg.norm(h) > geometry.hessian_bound(f, x, 1, box=box),
-                    jnp.linalg.norm(h, 2) > geometry.hessian_bound(f, x, 1, box=box, spectral=True),
-                    moved(grad) > geometry.gradient_change_bound(f, x, y, 1),
-                    moved(normal) > geometry.normal_change_bound(f, x, y, 1, linear=True)]
+            out += [jnp.linalg.norm(h) > certify.hessian_bound(f, x, 1, box=box),
+                    jnp.linalg.norm(h, 2) > certify.hessian_bound(f, x, 1, box=box, spectral=True),
+                    moved(grad) > certify.gradient_change_bound(f, x, y, 1),
+                    moved(normal) > certify.normal_change_bound(f, x, y, 1, linear=True)]
         return jnp.stack(out), jnp.stack(found)
 
     out, filled = one(jax.random.split(KEY, 60))
@@ -91,13 +91,13 @@ def test_nothing_leaves_the_bounds_of_gates_and_norms(name, thorough, x64):
 def test_a_product_has_no_bound_at_all_inputs():
     f = SMOOTH["a gated linear unit"]
     with pytest.raises(rewrite.UnsupportedPrimitiveError, match="at all inputs is known for a product; give a box"):
-        geometry.hessian_bound(f, jnp.ones(6), 0)
+        certify.hessian_bound(f, jnp.ones(6), 0)
 
 
 def test_the_curvature_of_a_product_is_attained(x64):
     f = lambda x: (x[:1] * x[1:2]) * 3.0
-    box = geometry.ball(jnp.zeros(2), 0.5)
-    of = jax.jit(lambda f: geometry.hessian_bound(f, jnp.zeros(2), 0, box=box), static_argnums=0)
+    box = certify.ball(jnp.zeros(2), 0.5)
+    of = jax.jit(lambda f: certify.hessian_bound(f, jnp.zeros(2), 0, box=box), static_argnums=0)
     np.testing.assert_allclose(of(f), 6.0, rtol=1e-6)  # ||H||_F = 3 sqrt 2
     np.testing.assert_allclose(of(jnp.square), 2.0, rtol=1e-6)
 
@@ -116,9 +116,9 @@ def test_ties_and_near_ties_go_either_way(dtype, x64):
     for name, f in cases.items():
         for xs in (base, nudged):
             g = jax.jit(jax.vmap(jax.grad(lambda x, f=f: f(x)[0])))(xs)
-            bounds = jax.jit(jax.vmap(lambda x, f=f: geometry.gradient_bounds(f, Box(x, x), 0)))(xs)
+            bounds = jax.jit(jax.vmap(lambda x, f=f: certify.gradient_bounds(f, Box(x, x), 0)))(xs)
             assert not outside(bounds, g).any(), name
-        certain = jax.jit(lambda x, f=f: geometry.gradient_bounds(f, Box(x, x), 0))(jnp.arange(16.0).astype(dtype))
+        certain = jax.jit(lambda x, f=f: certify.gradient_bounds(f, Box(x, x), 0))(jnp.arange(16.0).astype(dtype))
         assert (certain.upper - certain.lower).max() < 1e-4, name  # no tie, no doubt
 
 
@@ -126,10 +126,10 @@ def test_an_empty_slice_is_nothing(x64):
     w = jnp.ones((3, 4))
     f = lambda x: jnp.tanh(w @ jnp.concatenate([x[:0], x, 2 * x[4:]]))
     x = jnp.arange(4.0) / 4
-    bounds = jax.jit(lambda x: geometry.gradient_bounds(f, geometry.ball(x, 0.1), 0))(x)
+    bounds = jax.jit(lambda x: certify.gradient_bounds(f, certify.ball(x, 0.1), 0))(x)
     assert not outside(bounds, jax.grad(lambda x: f(x)[0])(x)).any()
     h = jnp.linalg.norm(jax.hessian(lambda x: f(x)[0])(x))
-    assert h <= jax.jit(lambda x: geometry.hessian_bound(f, x, 0))(x)
+    assert h <= jax.jit(lambda x: certify.hessian_bound(f, x, 0))(x)
 
 
 def lies(body, rule):
@@ -149,8 +149,8 @@ def test_a_function_named_max_pool_is_not_believed():
     x = jnp.arange(16.0).reshape(4, 4, 1)
     for pool in (lies(real, mean), lies(scaled, lambda x, t, n, s: jax.jvp(lambda x: scaled(x, n, s), (x,), (t,)))):
         with pytest.raises(rewrite.UnsupportedPrimitiveError, match="max_pool"):
-            geometry.gradient_bounds(lambda x, pool=pool: pool(x, 2, 2).sum((0, 1)), Box(x, x), 0)
+            certify.gradient_bounds(lambda x, pool=pool: pool(x, 2, 2).sum((0, 1)), Box(x, x), 0)
     for options in ((2, 2), (3, 2, True), (3, 1, False, 1)):
         f = lambda x, options=options: models.max_pool(x, *options).sum((0, 1))
-        bounds = jax.jit(lambda x, f=f: geometry.gradient_bounds(f, Box(x, x), 0))(x)
+        bounds = jax.jit(lambda x, f=f: certify.gradient_bounds(f, Box(x, x), 0))(x)
         assert not outside(bounds, jax.grad(lambda x, f=f: f(x)[0])(x)).any()

@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from surfaces import SHAPE, network, quadratic
 from xmanip_jax import geometry, smooth
-from xmanip_jax.geometry.base import repeat
+from xmanip_jax.numerics import repeat
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)

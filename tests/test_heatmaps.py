@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xmanip_jax import attack, explain, metrics
+from xmanip_jax import attack, explain, fool, metrics, objectives
 from xmanip_jax.explain.heatmap import saliency
 from xmanip_jax.metrics.places import channel_axis
 
@@ -59,7 +59,7 @@ def test_mass_centres_have_a_coordinate_for_each_axis_of_places():
     wanted = [np.tensordot(np.arange(n), volume.sum(tuple({0, 1, 2} - {k})), 1) / volume.sum()
               for k, n in enumerate(volume.shape)]
     np.testing.assert_allclose(metrics.mass_center(volume, channels=None), wanted, rtol=1e-5)
-    np.testing.assert_allclose(attack.objective.center(volume / volume.sum()), wanted, rtol=1e-5)
+    np.testing.assert_allclose(objectives.mass_center(volume / volume.sum()), wanted, rtol=1e-5)
     first = np.stack([volume, 2 * volume])
     np.testing.assert_allclose(metrics.mass_center(first, channels=0), wanted, rtol=1e-5)
     np.testing.assert_allclose(metrics.mass_center([0.0, 1.0, 3.0]), [1.75])
@@ -129,11 +129,12 @@ def test_a_pixel_is_all_channels_of_one_place(shape, channels, wanted):
     (lambda: explain.min_max(np.ones(2), channels=0), "one axis has places only"),
     (lambda: explain.heatmap(np.ones(())), "at least one axis"),
     (lambda: attack.l0(1, channels=5)(np.ones((2, 2, 1)), np.ones((2, 2, 1))), "axis of 3"),
-    (lambda: attack.stamp(np.ones((3, 3)), 1.0)(jnp.ones((2, 3, 1))), r"each place, \(2, 3\) .* got \(3, 3\)"),
-    (lambda: attack.raise_region(np.ones(4, bool))(*[attack.View(None, jnp.ones((4, 4)), None)] * 2, None),
+    (lambda: fool.stamp(np.ones((3, 3)), 1.0)(jnp.ones((2, 3, 1))), r"each place, \(2, 3\) .* got \(3, 3\)"),
+    (lambda: objectives.raise_region(np.ones(4, bool))(*[objectives.View(None, jnp.ones((4, 4)), None)] * 2, None),
      r"heat map's shape \(4, 4\), got \(4,\)"),
-    (lambda: attack.hide_top_k(20)(*[attack.View(None, jnp.ones((4, 4)), None)] * 2, None), "at most 16, got k=20"),
-    (lambda: attack.match_map()(*[attack.View(None, jnp.ones((4, 4)), None)] * 2, None), "needs a goal"),
+    (lambda: objectives.hide_top_k(20)(*[objectives.View(None, jnp.ones((4, 4)), None)] * 2, None),
+     "k is 1 to 16, got 20"),
+    (lambda: objectives.match_map()(*[objectives.View(None, jnp.ones((4, 4)), None)] * 2, None), "needs a goal"),
     (lambda: explain.gradient()(lambda x: (x, x), jnp.ones(2), 0), "one array Float.classes., got tuple"),
     (lambda: explain.gradient()(lambda x: x[None], jnp.ones(2), 0), r"got shape \(1, 2\)"),
     (lambda: explain.gradient()(lambda x: {"logits": x}, jnp.ones(2), 0), "got dict"),
@@ -148,5 +149,5 @@ def test_a_trigger_covers_the_places_of_any_input():
         axis = channel_axis(len(shape), channels)
         places = [n for k, n in enumerate(shape) if k != axis]
         mask = rng.uniform(size=places) > 0.5
-        got = attack.stamp(mask, 9.0, channels=channels)(jnp.zeros(shape))
+        got = fool.stamp(mask, 9.0, channels=channels)(jnp.zeros(shape))
         np.testing.assert_array_equal(got if axis is None else got.min(axis), 9 * mask)

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import random_networks
-from xmanip_jax import geometry, models, rewrite, smooth
-from xmanip_jax.geometry import Box, activations, forms, intervals
+from xmanip_jax import certify, models, rewrite, smooth
+from xmanip_jax.certify import Box, activations, forms, intervals
 
 CLASS = 1
 SMOOTH = "softplus", "softplus6", "tanh", "sigmoid", "jax softplus"
@@ -42,10 +42,10 @@ def violations(kind, act, count, *, linear, weights=0.0):
     def one(w, key):
         at, size, search, move = jax.random.split(key, 4)
         x = jax.random.normal(at, random_networks.IMAGE)
-        box = geometry.ball(x, 10.0 ** jax.random.uniform(size, minval=-6, maxval=0.3))
+        box = certify.ball(x, 10.0 ** jax.random.uniform(size, minval=-6, maxval=0.3))
         f = lambda z: apply(w, z)
-        gradients = geometry.gradient_bounds(f, box, CLASS, linear=linear, weights=weights)
-        outputs = geometry.output_bounds(f, box, linear=linear, weights=weights)
+        gradients = certify.gradient_bounds(f, box, CLASS, linear=linear, weights=weights)
+        outputs = certify.output_bounds(f, box, linear=linear, weights=weights)
         moved = jax.tree.map(lambda v: v * (1 + weights * jax.random.uniform(move, v.shape, minval=-1)), w)
         grad = jax.grad(lambda z: apply(moved, z)[CLASS])
         tried = points(grad, box, x, search)
@@ -110,8 +110,8 @@ def test_linear_bounds_are_never_wider_and_tight_to_first_order(x64):
 
     @jax.jit
     def widths(eps):
-        box = geometry.ball(x, eps)
-        plain, linear = (geometry.gradient_bounds(lambda z: apply(w, z), box, CLASS, linear=v) for v in (False, True))
+        box = certify.ball(x, eps)
+        plain, linear = (certify.gradient_bounds(lambda z: apply(w, z), box, CLASS, linear=v) for v in (False, True))
         return plain, linear
 
     hessian = np.asarray(jax.hessian(lambda z: apply(w, z)[CLASS])(x)).reshape(72, 72)
@@ -127,7 +127,7 @@ def test_linear_bounds_are_never_wider_and_tight_to_first_order(x64):
 def test_a_point_has_its_gradient():
     apply, w, x = small_network()
     f = lambda z: apply(w, z)
-    bounds = jax.jit(lambda x: geometry.gradient_bounds(f, Box(x, x), CLASS))(x)
+    bounds = jax.jit(lambda x: certify.gradient_bounds(f, Box(x, x), CLASS))(x)
     gradient = jax.jit(jax.grad(lambda z: f(z)[CLASS]))(x)
     size = np.abs(gradient).max()
     assert not leaves(gradient[None], bounds)
@@ -138,14 +138,14 @@ def test_a_point_has_its_gradient():
 def test_a_real_network_is_understood():
     net, params, state = models.functional(models.CifarResNet(rngs=nnx.Rngs(0)))
     f, x = (lambda x: net.apply(params, state, x)), jnp.zeros((32, 32, 3))
-    assert jax.eval_shape(lambda x: geometry.gradient_bounds(f, geometry.ball(x, 0.01), 3), x).lower.shape == x.shape
+    assert jax.eval_shape(lambda x: certify.gradient_bounds(f, certify.ball(x, 0.01), 3), x).lower.shape == x.shape
 
 
 def test_directions_and_mixed_targets():
     apply, w, x = small_network()
-    f, box = (lambda z: apply(w, z)), geometry.ball(x, 1e-3)
-    both = jax.jit(jax.vmap(lambda t: geometry.gradient_bounds(f, box, t)))(jnp.eye(3))
-    one = jax.jit(lambda: geometry.gradient_bounds(f, box, 2))()
+    f, box = (lambda z: apply(w, z)), certify.ball(x, 1e-3)
+    both = jax.jit(jax.vmap(lambda t: certify.gradient_bounds(f, box, t)))(jnp.eye(3))
+    one = jax.jit(lambda: certify.gradient_bounds(f, box, 2))()
     np.testing.assert_allclose(both.lower[2], one.lower, rtol=1e-5, atol=1e-7)
 
 
@@ -154,10 +154,10 @@ def test_errors_name_what_is_wrong():
     for match, f in (("lgamma.*sort", lambda x: jnp.sort(jax.lax.lgamma(x))), ("cumprod", lambda x: jnp.cumprod(x)),
                      ("dot_general", lambda x: x @ x[::-1])):
         with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
-            geometry.gradient_bounds(f, Box(x, x), 0)
-    for match, call in ((r"\(3,\) and \(2,\)", lambda: geometry.gradient_bounds(jax.nn.relu, Box(x, x[:2]), 0)),
-                        ("class 3 is outside 0..2", lambda: geometry.gradient_bounds(jax.nn.relu, Box(x, x), 3)),
-                        ("not negative, got -1", lambda: geometry.ball(x, -1))):
+            certify.gradient_bounds(f, Box(x, x), 0)
+    for match, call in ((r"\(3,\) and \(2,\)", lambda: certify.gradient_bounds(jax.nn.relu, Box(x, x[:2]), 0)),
+                        ("class 3 is outside 0..2", lambda: certify.gradient_bounds(jax.nn.relu, Box(x, x), 3)),
+                        ("not negative, got -1", lambda: certify.ball(x, -1))):
         with pytest.raises(ValueError, match=match):
             call()
 
@@ -185,8 +185,8 @@ def test_activations_are_bounded_between_their_ends():
 
 def test_smooth_surrogates_of_a_network():
     f = lambda x: jax.nn.relu(jnp.array([[1.0, -1.0]]) @ x)
-    box = geometry.ball(jnp.array([0.2, 0.0]), 0.1)
-    sharp = geometry.gradient_bounds(smooth.softplus(f, 20.0), box, 0)
+    box = certify.ball(jnp.array([0.2, 0.0]), 0.1)
+    sharp = certify.gradient_bounds(smooth.softplus(f, 20.0), box, 0)
     np.testing.assert_allclose(sharp.lower[0], 0.5, atol=1e-5)
     np.testing.assert_allclose(sharp.upper[0], jax.nn.sigmoid(8.0), atol=1e-5)
 
@@ -219,7 +219,7 @@ def test_rounding_is_covered():
     w = np.concatenate([half, -half + np.float32(1e-7) * r.normal(size=half.shape).astype(np.float32)])
     v = np.ones(6000, np.float32)
     f = lambda w, v: lambda x: (v @ (w @ x))[None]
-    bounds = jax.jit(lambda: geometry.gradient_bounds(f(w, v), Box(x, x), 0))()
+    bounds = jax.jit(lambda: certify.gradient_bounds(f(w, v), Box(x, x), 0))()
     order = r.permutation(6000)
     shuffled = jax.jit(lambda: jax.grad(lambda x: f(w[order], v[order])(x)[0])(x))()
     with jax.enable_x64(True):

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from xmanip_jax import attack, defend, explain, geometry, metrics, models, rewrite, smooth
-from xmanip_jax.geometry import Box, activations, affine, critical_points, forms, operator_norms
-from xmanip_jax.geometry.enclosure import enclose
+from xmanip_jax import attack, certify, defend, explain, geometry, metrics, models, rewrite, smooth
+from xmanip_jax.certify import Box, activations, affine, critical_points, forms, operator_norms
+from xmanip_jax.certify.enclosure import enclose
 from xmanip_jax.nonlinearities import Window
 from xmanip_jax.rewrite.known import _PARAMETERS, KNOWN
 from xmanip_jax.rewrite.operations import soft_window
@@ -64,19 +64,19 @@ def test_derivative_rules_that_square_or_clip_are_refused(rule):
     function = jax.custom_vjp(jnp.tanh)
     function.defvjp(lambda z: (jnp.tanh(z), z), lambda z, g: (rule(g),))
     with pytest.raises(rewrite.UnsupportedPrimitiveError, match="not linear in what it pulls back"):
-        geometry.gradient_bounds(lambda x: function(2 * x), Box(jnp.ones(3), jnp.ones(3)), 0)
+        certify.gradient_bounds(lambda x: function(2 * x), Box(jnp.ones(3), jnp.ones(3)), 0)
 
 
 def test_an_unknown_function_is_no_scale(x64):
     """The slope of sinh z cosh z is cosh 2 z, of which an affine reading would see the 1 at 0 alone."""
     curve = lambda z: jnp.sinh(z) * jnp.cosh(z)
-    bounds = geometry.gradient_bounds(lambda x: curve(x), Box(jnp.array([0.0]), jnp.array([1.0])), 0)
+    bounds = certify.gradient_bounds(lambda x: curve(x), Box(jnp.array([0.0]), jnp.array([1.0])), 0)
     assert bounds.lower[0] <= 1 and bounds.upper[0] >= jnp.cosh(2.0)
 
 
 def test_shares_of_a_small_map():
     map = jnp.arange(12.0).reshape(3, 4) / 99
-    np.testing.assert_allclose(geometry.heatmap_bounds(Box(map, map)).lower, explain.heatmap(map), rtol=1e-4)
+    np.testing.assert_allclose(certify.heatmap_bounds(Box(map, map)).lower, explain.heatmap(map), rtol=1e-4)
 
 
 def test_forms_of_a_sum_and_of_relu(x64):
@@ -98,7 +98,7 @@ def test_a_sum_rounds_as_often_as_it_adds():
 
 
 def test_a_quotient_lies_between_its_corners(x64):
-    bounds = geometry.output_bounds(lambda x: x[:1] / x[1:], Box(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
+    bounds = certify.output_bounds(lambda x: x[:1] / x[1:], Box(jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
     np.testing.assert_allclose(bounds, [[0.25], [1]], rtol=1e-9)
     assert bounds.lower[0] <= 0.25 and bounds.upper[0] >= 1
 
@@ -106,13 +106,13 @@ def test_a_quotient_lies_between_its_corners(x64):
 def test_the_norm_of_a_layer_is_that_of_its_kernel_rounded_up():
     """All ones, 3x3: the sum of all weights, attained by a constant."""
     kernel, x = jnp.ones((3, 3, 1, 1), jnp.float32), jnp.ones((1, 32, 32, 1), jnp.float32)
-    found = geometry.convolution_norm(kernel, (32, 32))
+    found = certify.convolution_norm(kernel, (32, 32))
     assert 9 < found < 9 * (1 + 1e-4)
     layer = lambda x: lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     params = jax.make_jaxpr(layer)(x).eqns[0].params
     # Another torus has other frequencies: a kernel that sums to less than its norm tells them apart.
     signed = kernel.at[1].set(-1.0)
-    assert operator_norms.layer_norm(params, signed, x.shape) == geometry.convolution_norm(signed, (32, 32))
+    assert operator_norms.layer_norm(params, signed, x.shape) == certify.convolution_norm(signed, (32, 32))
 
 
 def test_normals_turn_by_the_chord():

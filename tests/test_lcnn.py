@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from xmanip_jax import defend, explain, geometry, models
+from xmanip_jax import certify, defend, explain, models, train
 from xmanip_jax.models.net import abstract
 
 RANDOM = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def test_norm_one_against_dense_singular_values(build, shape, x64):
     assert np.linalg.norm(dense(unit, shape), 2) == pytest.approx(1, abs=1e-6)
     norm = np.linalg.norm(dense(layer, shape), 2)
     if len(shape) == 3:
-        assert norm <= geometry.convolution_norm(layer.kernel[...], shape[:2], layer.strides if isinstance(
+        assert norm <= certify.convolution_norm(layer.kernel[...], shape[:2], layer.strides if isinstance(
             layer.strides, tuple) else (layer.strides,) * 2)
     x = RANDOM.normal(size=shape)
     before = unit(x)
@@ -87,7 +87,7 @@ def trained():
     module = models.SmallLCNN(size=8, num_classes=3, rngs=nnx.Rngs(0))
     net, params, state = models.functional(module)
     optimizer, seen = optax.adam(1e-2), []
-    training = defend.fit(net, defend.begin(params, state, optimizer), images, labels, optimizer, batch=16, steps=20,
+    training = train.fit(net, train.begin(params, state, optimizer), images, labels, optimizer, batch=16, steps=20,
                           every=20, terms=((1e-3, defend.gradient_norm()), (1.0, defend.lcnn())),
                           callback=lambda step, numbers: seen.append(numbers), devices=jax.devices()[:1])
     return module, net, params, jax.tree.map(jnp.asarray, training), seen
@@ -116,7 +116,7 @@ def test_the_network_is_one_that_maps_and_bounds_understand(trained, tmp_path):
     cam, logits = explain.with_logits(explain.cam("features"))(f, x, 1)
     np.testing.assert_allclose(cam.sum() / 4, logits[1], rtol=1e-4, atol=1e-6)
     hessian = jax.jit(jax.hessian(lambda v: f(v.reshape(x.shape))[1]))(x.ravel())
-    assert jnp.linalg.norm(hessian) <= geometry.hessian_bound(f, x, 1)
+    assert jnp.linalg.norm(hessian) <= certify.hessian_bound(f, x, 1)
     nnx.update(module, training.params, training.state)
     models.save_weights(module, tmp_path / "lcnn.safetensors")
     other = abstract(partial(models.SmallLCNN, size=8, num_classes=3))
@@ -128,7 +128,7 @@ def test_penalty_of_the_parameters():
     params = {"a": {"log_beta": jnp.log(jnp.array(3.0))}, "b": {"log_beta": jnp.log(jnp.array(4.0))},
               "n": {"log_gamma": jnp.array(-0.5)}, "w": jnp.ones(2)}
     apply, xs, ys = lambda params, state, x: params["w"] * x, jnp.ones((5, 2)), jnp.zeros(5, int)
-    loss = defend.training_loss((0.0, defend.no_penalty()), (2.0, defend.lcnn(beta=0.1, gamma=0.2)))
+    loss = train.training_loss((0.0, train.no_penalty()), (2.0, defend.lcnn(beta=0.1, gamma=0.2)))
     total, numbers = loss(apply, params, None, xs, ys)
     assert total - numbers["cross_entropy"] == pytest.approx(2 * (0.1 * 7 + 0.2 * 0.5), rel=1e-6)
     slope = jax.grad(lambda p: loss(apply, p, None, xs, ys)[0])(params)

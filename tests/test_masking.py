@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tiny_networks import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
-from xmanip_jax import attack, defend, explain, smooth
+from xmanip_jax import attack, defend, explain, smooth, train
 
 rng = np.random.default_rng(2)
 
@@ -66,8 +66,8 @@ def trained(*terms):
     net = SimpleNamespace(apply=lambda params, state, x: HONEST.func(params, x))
     optimizer = optax.adam(3e-3)
     images, labels = np.float32(rng.uniform(size=(64, 5, 5, 1))), rng.integers(0, 3, 64)
-    start = defend.begin(PARAMS, {}, optimizer)
-    return network(soft, defend.fit(net, start, images, labels, optimizer, terms=terms, batch=32, steps=40,
+    start = train.begin(PARAMS, {}, optimizer)
+    return network(soft, train.fit(net, start, images, labels, optimizer, terms=terms, batch=32, steps=40,
                                     devices=jax.devices()[:1]).params)
 
 

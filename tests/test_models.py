@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from oracles.make_model_oracles import POOLINGS, SEEDED, TRAINED, seeded_images, seeded_weight, tied_image
 
 from checks import check_derivatives
+from oracles.make_model_oracles import POOLINGS, SEEDED, TRAINED, seeded_images, seeded_weight, tied_image
 from xmanip_jax import data, rewrite, smooth
 from xmanip_jax.models import NETWORKS, VGG16, VGG19, CifarResNet, DenseNet121, ResNet, functional, load, max_pool
 from xmanip_jax.models.net import abstract

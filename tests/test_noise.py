@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xmanip_jax import attack, defend, explain, smooth
-from xmanip_jax.defend import Ascent
+from xmanip_jax import attack, defend, explain, smooth, train
+from xmanip_jax.train import Ascent
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def test_penalties_train_with_noise(name):
     make = PENALTIES[name]
     at_x = make(NOISY["smoothgrad"], Ascent(0.0, 0.1, 1))
     assert abs(jax.jit(lambda key: at_x(apply, PARAMS, None, X, 0, key))(KEY)) < 1e-6
-    loss = defend.training_loss((1.0, make(NOISY["smoothgrad"], Ascent(0.1, 0.05, 2))))
+    loss = train.training_loss((1.0, make(NOISY["smoothgrad"], Ascent(0.1, 0.05, 2))))
     step = jax.jit(jax.value_and_grad(lambda p, k: loss(apply, p, None, X[None], np.array([0]), k[None])[0]))
     values = [step(PARAMS, k) for k in jax.random.split(KEY, 2)]
     assert all(np.isfinite(v).all() for v in jax.tree.leaves(values)) and values[0][0] != values[1][0]
@@ -72,7 +72,7 @@ def test_penalties_train_with_noise(name):
 def test_the_noise_is_not_that_of_the_start():
     """An explanation that is its own noise shows the key that it gets: another than the one that draws the start."""
     drawn = lambda f, x, target, *, key=None: x * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-    z = defend.ascend(jnp.sum, X, KEY, Ascent(0.1, 0.0, 0))
+    z = train.ascend(jnp.sum, X, KEY, Ascent(0.1, 0.0, 0))
     found = defend.interpretability(Ascent(0.1, 0.0, 0), drawn, gamma=1.0, one_class=True)(
         apply, PARAMS, None, X, 0, KEY)
     same = jnp.abs((z - X) * jax.random.uniform(KEY, X.shape, X.dtype, -1, 1)).sum()

@@ -1,5 +1,6 @@
 """What the package promises as a whole."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -16,12 +17,34 @@ SOURCES = sorted((ROOT / "xmanip_jax").rglob("*.py"))
 def test_the_core_needs_jax_optax_and_numpy_only():
     extras = ["flax", "orbax", "tensorflow_datasets", "matplotlib", "PIL", "skimage", "scipy", "safetensors", "chex",
               "matfree"]
-    code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import xmanip_jax.attack, xmanip_jax.metrics"
-    code += ", xmanip_jax.geometry"
+    core = [name for name in xmanip_jax._MODULES if name not in xmanip_jax._EXTRAS]
+    code = f"import sys; sys.modules.update(dict.fromkeys({extras!r})); import xmanip_jax."
+    code += ", xmanip_jax.".join(core)
     # jax itself imports scipy, so it is blocked only afterwards.
     code = "import jax, optax; " + code
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_imports_point_downwards():
+    floors = [["types"], ["arguments"], ["metrics"], ["nonlinearities", "pooling"], ["rewrite"], ["numerics"], ["smooth"],
+              ["explain"], ["certify"], ["geometry"], ["train"], ["objectives"], ["attack", "fool", "defend"],
+              ["data", "checkpoint", "plot"], ["models"]]
+    floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
+    for path in SOURCES:
+        room, *inside = path.relative_to(ROOT / "xmanip_jax").with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if room == "__init__" or not isinstance(node, ast.ImportFrom) or node.level != 1 + len(inside):
+                continue
+            for used in [node.module.split(".")[0]] if node.module else [name.name for name in node.names]:
+                assert floor[used] < floor[room] or (used == room and inside == ["__init__"]), f"{path}: {used}"
+
+
+def test_tab_shows_public_names_only():
+    for module in xmanip_jax._MODULES:
+        loaded = importlib.import_module(f"xmanip_jax.{module}")
+        if loaded.__file__.endswith("__init__.py"):
+            assert sorted(dir(loaded)) == sorted(loaded.__all__)
 
 
 def _python(code):
@@ -57,8 +80,7 @@ def test_one_version():
 
 def test_every_public_name_exists_is_documented_and_is_in_the_reference():
     reference = (ROOT / "docs" / "reference.md").read_text()
-    for module in ("explain", "attack", "defend", "smooth", "rewrite", "metrics", "geometry", "models", "data",
-                   "checkpoint", "plot"):
+    for module in xmanip_jax._MODULES:
         loaded = importlib.import_module(f"xmanip_jax.{module}")
         for name in loaded.__all__:
             value = getattr(loaded, name)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +11,10 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from xmanip_jax import data, models
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
 import manipulate
-
-import attacking
-import inputs
-import runs
-import sneaking
+from common import batches, inputs, runs
+from papers import sneaking
+from xmanip_jax import data, models
 
 RANDOM = np.random.default_rng(0)
 A, B, C = RANDOM.normal(size=(3, 2, 2)).astype(np.float32)
@@ -83,9 +76,9 @@ def folder(tmp_path, monkeypatch):
             "x": images[part], "x_target": targets[part], "x_adv": images[part],
             **{m: images[part].mean(-1) for m in ("map_original", "map_target", "map_adv")},
             **{m: np.eye(10)[:len(images[part])] for m in ("logits_original", "logits_adv")}}
-        return attacking.in_batches(compute, len(images), batch, keep)
+        return batches.in_batches(compute, len(images), batch, keep)
 
-    monkeypatch.setattr(attacking, "attack_batches", instead)
+    monkeypatch.setattr(batches, "attack_batches", instead)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -127,9 +127,9 @@ def test_what_is_refused():
 
 @pytest.mark.slow
 def test_the_experiment_runs_quickly(tmp_path):
-    script = Path(__file__).parent.parent / "experiments" / "sneaking.py"
-    done = subprocess.run([sys.executable, script, "--quick", "--out", tmp_path / "out"], capture_output=True,
-                          text=True, check=False)
+    script = Path(__file__).parent.parent / "experiments" / "reproduce.py"
+    done = subprocess.run([sys.executable, script, "sneaking", "--quick", "--out", tmp_path / "out"],
+                          capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert set(rows) == {"random/two classes", "random/label alone"}

@@ -1,22 +1,14 @@
 """Studies over many trainings: what is trained from what, what is read back, and how defences are compared."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
-import defences
-import dombrowski2022
-import judge
-import report
-import runs
-import study
-import train
+import train as training
+from common import report, robustness, runs, study
+from papers import defences, dombrowski2022
 
 
 @pytest.fixture
@@ -34,8 +26,8 @@ def trained(monkeypatch):
         runs.write_json(out / "results.json", {})
         return {}
 
-    monkeypatch.setattr(train, "train_and_judge", instead)
-    monkeypatch.setattr(train, "read", lambda config: (np.zeros((2, 4, 4, 1)), np.zeros(2, int)) * 2)
+    monkeypatch.setattr(training, "train_and_judge", instead)
+    monkeypatch.setattr(training, "read", lambda config: (np.zeros((2, 4, 4, 1)), np.zeros(2, int)) * 2)
     return asked
 
 
@@ -53,7 +45,7 @@ def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path, 
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
     defences.run([*arguments, "--resume"])
     assert len(trained) == 6  # all read back
-    monkeypatch.setattr(train, "read", lambda config: (np.ones((2, 4, 4, 1)), np.zeros(2, int)) * 2)
+    monkeypatch.setattr(training, "read", lambda config: (np.ones((2, 4, 4, 1)), np.zeros(2, int)) * 2)
     with pytest.raises(SystemExit, match=r"other inputs \(other contents of the training images\): restore them"):
         defences.run([*arguments, "--resume"])
 
@@ -74,7 +66,7 @@ def test_a_reduction_draws_the_same_images_for_both():
 def test_a_step_climbs_the_cross_entropy_and_stays_in_the_ball():
     x = np.full((1, 2), 0.5, np.float32)
     for step, moved in ((0.01, 0.01), (0.2, 0.1)):
-        z = judge.climbed(Partial(lambda x: 3 * x), x, np.array([0]), x, 0.1, step)
+        z = robustness.climbed(Partial(lambda x: 3 * x), x, np.array([0]), x, 0.1, step)
         np.testing.assert_allclose(z, [[0.5 - moved, 0.5 + moved]], rtol=1e-6)
 
 

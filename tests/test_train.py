@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from xmanip_jax import checkpoint, defend, models, smooth
+from xmanip_jax import checkpoint, defend, models, smooth, train
 
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 3, 60)
@@ -29,14 +29,14 @@ class Small(nnx.Module):
 
 def run(training, net, **options):
     options = {"terms": ((1e-3, defend.hessian()),), "batch": 10, "steps": 24, "every": 8} | options
-    return defend.fit(net, training, IMAGES, LABELS, OPTIMIZER, **options)
+    return train.fit(net, training, IMAGES, LABELS, OPTIMIZER, **options)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("norm", [False, True])
 def test_interrupted_and_resumed_is_bit_equal(norm, tmp_path):
     net, params, state = models.functional(Small(norm))
-    start = lambda: defend.begin(params, state, OPTIMIZER, seed=3, ema=True)
+    start = lambda: train.begin(params, state, OPTIMIZER, seed=3, ema=True)
     seen = []
     whole = run(start(), net, callback=lambda step, numbers: seen.append((step, numbers["loss"])))
 
@@ -61,23 +61,23 @@ def test_interrupted_and_resumed_is_bit_equal(norm, tmp_path):
 
 def test_devices_share_the_batch():
     net, params, state = models.functional(Small())
-    one, two = (run(defend.begin(params, state, OPTIMIZER), net, devices=jax.devices()[:n]) for n in (1, 2))
+    one, two = (run(train.begin(params, state, OPTIMIZER), net, devices=jax.devices()[:n]) for n in (1, 2))
     assert len(jax.tree.leaves(two.params)[0].devices()) == 2
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
 
 
 def test_every_example_once_an_epoch_and_another_order_in_the_next():
-    epochs = [np.concatenate([defend.batch_indices(6 * e + s, 1, 60, 10) for s in range(6)]) for e in range(2)]
+    epochs = [np.concatenate([train.batch_indices(6 * e + s, 1, 60, 10) for s in range(6)]) for e in range(2)]
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(epoch), np.arange(60))
-    assert (epochs[0] != epochs[1]).any() and (epochs[0] != defend.batch_indices(0, 2, 60, 60)).any()
+    assert (epochs[0] != epochs[1]).any() and (epochs[0] != train.batch_indices(0, 2, 60, 60)).any()
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state():
     net, params, state = models.functional(Small())
-    with pytest.raises(defend.NanLossError, match="the loss is nan at step 16; the run stands at step 8") as caught:
-        run(defend.begin(params, state, OPTIMIZER), net, scale=lambda step: jnp.where(step < 10, 0.0, jnp.nan))
+    with pytest.raises(train.NanLossError, match="the loss is nan at step 16; the run stands at step 8") as caught:
+        run(train.begin(params, state, OPTIMIZER), net, scale=lambda step: jnp.where(step < 10, 0.0, jnp.nan))
     good = caught.value.training
     assert good.step == 8 and all(np.isfinite(v).all() for v in jax.tree.leaves(good.params))
 
@@ -85,12 +85,12 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state():
 def test_ramp_and_average():
     net, params, state = models.functional(Small())
     seen = {}
-    run(defend.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4.0,
+    run(train.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4.0,
         callback=lambda step, numbers: seen.update({step: numbers}))
     for step, numbers in seen.items():
         expected = numbers["cross_entropy"] + (step - 1) / 4 * numbers["penalty"]
         assert numbers["loss"] == pytest.approx(expected, rel=1e-6)
-    fast = run(defend.begin(params, state, OPTIMIZER, ema=True), net, steps=2, ema_decay=0.0)
+    fast = run(train.begin(params, state, OPTIMIZER, ema=True), net, steps=2, ema_decay=0.0)
     for a, b in zip(jax.tree.leaves(fast.params), jax.tree.leaves(fast.ema), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -100,6 +100,6 @@ def test_what_is_refused():
     for match, options in (("does not divide among 2 devices", {"batch": 5}), ("at least 1, got 0", {"steps": 0}),
                            ("1 to 60 examples, got 61", {"batch": 61})):
         with pytest.raises(ValueError, match=match):
-            run(defend.begin(params, state, OPTIMIZER), net, **options)
+            run(train.begin(params, state, OPTIMIZER), net, **options)
     with pytest.raises(ValueError, match="60 images have 59 labels"):
-        defend.fit(net, defend.begin(params, state, OPTIMIZER), IMAGES, LABELS[1:], OPTIMIZER)
+        train.fit(net, train.begin(params, state, OPTIMIZER), IMAGES, LABELS[1:], OPTIMIZER)

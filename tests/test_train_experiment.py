@@ -12,15 +12,15 @@ import numpy as np
 import optax
 import pytest
 
+import train
 from checks import full_disk
+from common import (
+    defence_recipes,
+    runs,
+)
 from xmanip_jax import checkpoint, models
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "train.py"
-sys.path.insert(0, str(SCRIPT.parent))
-
-import recipes  # noqa: E402
-import runs  # noqa: E402
-import train  # noqa: E402
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "read", lambda config: (images, labels, images, labels))
     breaks = lambda rate, weight: optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(
         lambda step: jnp.where(step < 52, 1.0, jnp.nan)))
-    recipe = recipes.RECIPES["plain"]._replace(optimizer=breaks)
-    monkeypatch.setitem(recipes.RECIPES, "breaks", recipe)
+    recipe = defence_recipes.RECIPES["plain"]._replace(optimizer=breaks)
+    monkeypatch.setitem(defence_recipes.RECIPES, "breaks", recipe)
     arguments = ["--defence", "breaks", "--batch", "8", "--epochs", "30", "--images", "16", "--out", str(out),
                  "--resume"]
 
@@ -83,8 +83,8 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     good = checkpoint.load_step(out / "checkpoints")
     assert good["step"] == 50 and all(np.isfinite(v).all() for v in jax.tree.leaves(good["params"]))
     assert not (out / "results.json").exists()
-    monkeypatch.setitem(recipes.RECIPES, "breaks", recipe._replace(act=lambda beta: models.CentredSoftplus,
-                                                                    network=recipes.RECIPES["lcnn"].network))
+    monkeypatch.setitem(defence_recipes.RECIPES, "breaks", recipe._replace(act=lambda beta: models.CentredSoftplus,
+                                                                    network=defence_recipes.RECIPES["lcnn"].network))
     assert "checkpoints/50 differs: " in stopped()
     assert checkpoint.latest_step(out / "checkpoints") == 50
 

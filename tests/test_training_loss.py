@@ -11,8 +11,8 @@ import optax
 import pytest
 from flax import nnx
 
-from xmanip_jax import defend, explain, models, smooth
-from xmanip_jax.defend import Ascent
+from xmanip_jax import defend, explain, models, smooth, train
+from xmanip_jax.train import Ascent
 
 KEY = jax.random.key(0)
 FIXED = Ascent(0.2, 0.1, 2, random_start=False)
@@ -40,7 +40,7 @@ class Normed(nnx.Module):
 
 
 def moved(f, x, y, a=FIXED, key=None):
-    return defend.ascend(lambda z: defend.cross_entropy(f(z), y), x, key, a)
+    return train.ascend(lambda z: train.cross_entropy(f(z), y), x, key, a)
 
 
 MOVING = {
@@ -56,17 +56,17 @@ MOVING = {
 def test_the_cross_entropy_is_that_of_the_neighbour_wherever_its_term_stands(name):
     """Among a penalty of one trace, one of the parameters alone and one of a user's own."""
     own = lambda apply, params, state, x, y, key=None: jnp.sum(apply(params, state, x) ** 2)
-    others = (0.3, defend.gradient_norm()), (0.2, defend.parameter_penalty(lambda p: jnp.sum(p["b"] ** 2))), (0.1, own)
+    others = (0.3, defend.gradient_norm()), (0.2, train.parameter_penalty(lambda p: jnp.sum(p["b"] ** 2))), (0.1, own)
     term = 2.0, MOVING[name]
     orders = [(*others[i:], term, *others[:i]) for i in range(4)]
-    values = jax.jit(lambda params: [defend.training_loss(*terms)(apply, params, None, XS, YS)[1] for terms in orders])(
+    values = jax.jit(lambda params: [train.training_loss(*terms)(apply, params, None, XS, YS)[1] for terms in orders])(
         PARAMS)
     for found in values[1:]:
         for key, value in found.items():
             np.testing.assert_allclose(value, values[0][key], rtol=1e-5)
-    clean = defend.training_loss(*others)(apply, PARAMS, None, XS, YS)[1]
+    clean = train.training_loss(*others)(apply, PARAMS, None, XS, YS)[1]
     logits = jax.vmap(lambda x, y: term[1].with_logits(apply, PARAMS, None, x, y)[1])(XS, YS)
-    entropy = jax.vmap(defend.cross_entropy)(logits, YS).mean()
+    entropy = jax.vmap(train.cross_entropy)(logits, YS).mean()
     np.testing.assert_allclose(values[0]["cross_entropy"], entropy, rtol=1e-5)
     assert entropy > clean["cross_entropy"] + 0.05
     np.testing.assert_allclose(values[0]["accuracy"], np.mean(logits.argmax(1) == YS))  # that of the neighbours
@@ -76,25 +76,25 @@ def test_readme_s_loss_is_int_adv():
     """training_loss((1e-3, hessian), (1, int_adv)), every number by hand."""
     a, keys = Ascent(0.2, 0.1, 2), jax.random.split(KEY, 4)
     int_adv = defend.interpretability(a, MAP, gamma=1.0, at="attacked")
-    found, numbers = defend.training_loss((1e-3, defend.hessian()), (1.0, int_adv))(apply, PARAMS, None, XS, YS, keys)
+    found, numbers = train.training_loss((1e-3, defend.hessian()), (1.0, int_adv))(apply, PARAMS, None, XS, YS, keys)
 
     def by_hand(x, y, key):
         f, (of_hessian, own) = partial(apply, PARAMS, None), jax.random.split(key)
-        worst = lambda z: defend.discrepancy(MAP, f, x, z, y) + defend.cross_entropy(f(z), y)
-        z = defend.ascend(worst, x, own, a)
+        worst = lambda z: defend.discrepancy(MAP, f, x, z, y) + train.cross_entropy(f(z), y)
+        z = train.ascend(worst, x, own, a)
         bent = defend.hessian()(apply, PARAMS, None, x, y, of_hessian)
-        return defend.cross_entropy(f(z), y), 1e-3 * bent + defend.discrepancy(MAP, f, x, z, y)
+        return train.cross_entropy(f(z), y), 1e-3 * bent + defend.discrepancy(MAP, f, x, z, y)
 
     entropy, penalty = (v.mean() for v in jax.vmap(by_hand)(XS, YS, keys))
     np.testing.assert_allclose(numbers["cross_entropy"], entropy, rtol=1e-5)
     np.testing.assert_allclose(found, entropy + penalty, rtol=1e-5)
-    plain = defend.training_loss()(apply, PARAMS, None, XS, YS)[0]
+    plain = train.training_loss()(apply, PARAMS, None, XS, YS)[0]
     assert numbers["cross_entropy"] > plain + 0.05
 
 
 def one_step(net, params, state, xs, terms, **options):
-    start = defend.begin(params, state, STEEP)
-    return defend.fit(net, start, xs, YS, STEEP, terms=terms, batch=len(xs), steps=1, devices=jax.devices()[:1],
+    start = train.begin(params, state, STEEP)
+    return train.fit(net, start, xs, YS, STEEP, terms=terms, batch=len(xs), steps=1, devices=jax.devices()[:1],
                       **options)
 
 
@@ -104,7 +104,7 @@ def plain_step():
 
 
 def in_order():
-    chosen = defend.batch_indices(0, 0, 4, 4)
+    chosen = train.batch_indices(0, 0, 4, 4)
     return XS[chosen], YS[chosen]
 
 
@@ -127,7 +127,7 @@ def test_a_step_with_batch_norm_is_adversarial_training(terms):
             zs = jax.vmap(lambda x, y: moved(f, x, y))(xs, ys)
         logits, after = net.train_apply(params, state, zs)
         penalty = sum(w * jax.vmap(lambda x, y, p=p: p(net.apply, params, state, x, y))(xs, ys) for w, p in terms)
-        return jax.vmap(defend.cross_entropy)(logits, ys).mean() + penalty.mean(), after
+        return jax.vmap(train.cross_entropy)(logits, ys).mean() + penalty.mean(), after
 
     slope, after = jax.jit(jax.grad(by_hand, has_aux=True))(params)
     wanted = jax.tree.map(lambda p, g: p - 0.5 * g, params, slope), after
@@ -144,20 +144,20 @@ def test_two_that_move_are_refused_by_their_places():
     for terms, a, b in (((first, second), 0, 1), ((plain, first, second), 1, 2), ((second, plain, second), 0, 2)):
         match = rf"terms\[{a}\] and terms\[{b}\] both move"
         with pytest.raises(ValueError, match=match):
-            defend.training_loss(*terms)
+            train.training_loss(*terms)
         with pytest.raises(ValueError, match=match):
             one_step(net, params, state, XS, terms)
-    defend.training_loss(first, (1.0, defend.trades(FIXED)), (1.0, defend.integrated_norm(FIXED)))  # these stay at x
+    train.training_loss(first, (1.0, defend.trades(FIXED)), (1.0, defend.integrated_norm(FIXED)))  # these stay at x
 
 
 def test_a_user_s_own_moving_penalty():
-    shifted = defend.penalty(lambda f, x, y, key: (jnp.zeros(()), f(x + 1), x + 1), moves=True)
-    _, numbers = defend.training_loss((1.0, defend.gradient_norm()), (1.0, shifted))(apply, PARAMS, None, XS, YS)
-    wanted = jax.vmap(defend.cross_entropy)(jax.vmap(partial(apply, PARAMS, None))(XS + 1), YS).mean()
+    shifted = train.penalty(lambda f, x, y, key: (jnp.zeros(()), f(x + 1), x + 1), moves=True)
+    _, numbers = train.training_loss((1.0, defend.gradient_norm()), (1.0, shifted))(apply, PARAMS, None, XS, YS)
+    wanted = jax.vmap(train.cross_entropy)(jax.vmap(partial(apply, PARAMS, None))(XS + 1), YS).mean()
     np.testing.assert_allclose(numbers["cross_entropy"], wanted, rtol=1e-6)
     for moves, core in ((True, lambda f, x, y, key: (0.0, f(x))), (False, lambda f, x, y, key: (0.0, f(x), x))):
         with pytest.raises(ValueError, match=f"moves={moves} returns {2 + moves} values, got {3 - moves}"):
-            defend.penalty(core, moves=moves)(apply, PARAMS, None, XS[0], 0)
+            train.penalty(core, moves=moves)(apply, PARAMS, None, XS[0], 0)
 
 
 def test_every_step_has_keys_of_its_own():
@@ -165,8 +165,8 @@ def test_every_step_has_keys_of_its_own():
     draw = lambda apply, params, state, x, y, key: params * jax.random.uniform(key)
     net, seen = SimpleNamespace(apply=lambda params, state, x: jnp.zeros(3)), []
     for seed in (0, 3):
-        start = defend.begin(jnp.zeros(()), {}, optax.sgd(1.0), seed=seed)
-        found = defend.fit(net, start, XS, YS, optax.sgd(1.0), terms=((1.0, draw),), batch=2, steps=5, every=1,
+        start = train.begin(jnp.zeros(()), {}, optax.sgd(1.0), seed=seed)
+        found = train.fit(net, start, XS, YS, optax.sgd(1.0), terms=((1.0, draw),), batch=2, steps=5, every=1,
                            label=0.0, devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.params)))
         step = lambda i, seed=seed: jax.random.fold_in(jax.random.key(seed), i)
         keys = jnp.stack([jax.random.split(step(i), 2) for i in range(5)]).ravel()
@@ -183,8 +183,8 @@ def test_dropout_draws_from_a_key_of_its_own():
                           train_apply=lambda params, state, xs, key: (
                               params * xs[:, :3] + 0 * state["n"], {"n": jax.random.uniform(key)}))
     noisy = lambda apply, params, state, x, y, key: 0 * params
-    start = defend.begin(jnp.ones(()), {"n": jnp.zeros(())}, STEEP)
-    defend.fit(net, start, XS, YS, STEEP, terms=((1.0, noisy),) * 4, batch=2, steps=4, every=1,
+    start = train.begin(jnp.ones(()), {"n": jnp.zeros(())}, STEEP)
+    train.fit(net, start, XS, YS, STEEP, terms=((1.0, noisy),) * 4, batch=2, steps=4, every=1,
                devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.state["n"])))
     step = [jax.random.split(jax.random.fold_in(jax.random.key(0), i), 2) for i in range(4)]
     others = jax.vmap(jax.random.uniform)(jnp.stack([jax.random.split(k, 4) for k in jnp.stack(step).ravel()]).ravel())

@@ -1,18 +1,10 @@
 """The networks of the zoo: small, described, and as good as their cards say."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from common import inputs, robustness, zoo
 from xmanip_jax import data
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-
-import inputs
-import judge
-import zoo
 
 CARDS = zoo.cards()
 
@@ -34,7 +26,7 @@ def test_a_network_is_as_accurate_as_its_card_says(name):
         images, labels = data.load_dataset(name.partition("_")[0], "test", limit=1000)
     except data.DatasetError as error:
         pytest.skip(str(error))
-    found = np.mean(judge.right(inputs.network(name).model, images, labels))
+    found = np.mean(robustness.right(inputs.network(name).model, images, labels))
     assert found == pytest.approx(CARDS[name]["metrics"]["accuracy"]["value"], abs=0.05)
 
 

@@ -29,7 +29,7 @@ Explanation = Callable[..., Array]
 # A model with other insides: the same signature, the same parameters.
 Rewrite = Callable[[Model], Model]
 
-# (now, clean, goal) -> Float[]: what an attack minimises; now and clean are attack.View values.
+# (now, clean, goal) -> Float[]: what an attack minimises; now and clean are objectives.View values.
 Objective = Callable[[Any, Any, Any], Array]
 
 # (pixels, clean pixels) -> the allowed pixels nearest to the first: Float[h, w, c] in [0, 1].

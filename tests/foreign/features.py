@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from foreign.judge import Subject, close, finite, gated, kinked, over_points, proportional
-from xmanip_jax import attack, defend, explain, geometry, rewrite, smooth
+from xmanip_jax import attack, certify, defend, explain, rewrite, smooth
 
 __all__ = ["FEATURES"]
 
@@ -195,13 +195,13 @@ def _inside(found, bounds, what):
 
 def output_bounds(s):
     """The outputs of 200 points of the box, none outside."""
-    bounds = jax.jit(lambda x: geometry.output_bounds(s.f, geometry.ball(x, RADIUS)))(s.x)
+    bounds = jax.jit(lambda x: certify.output_bounds(s.f, certify.ball(x, RADIUS)))(s.x)
     _inside(over_points(s.f)(s.around(RADIUS)), bounds, "outputs")
 
 
 def gradient_bounds(s):
     """The gradients at 200 points of the box, none outside."""
-    both = [jax.jit(lambda x, linear=linear: geometry.gradient_bounds(s.f, geometry.ball(x, RADIUS), s.target,
+    both = [jax.jit(lambda x, linear=linear: certify.gradient_bounds(s.f, certify.ball(x, RADIUS), s.target,
                                                                       linear=linear))(s.x) for linear in (False, True)]
     gradients = over_points(jax.grad(lambda x: s.f(x)[s.target])) if s.precision else s.gradients
     for bounds in both:
@@ -210,20 +210,20 @@ def gradient_bounds(s):
 
 def hessian_bound(s):
     """Differences of gradients at four points of the box: no Hessian is longer."""
-    bound = jax.jit(lambda x: geometry.hessian_bound(s.f, x, s.target, box=geometry.ball(x, RADIUS)))(s.x)
+    bound = jax.jit(lambda x: certify.hessian_bound(s.f, x, s.target, box=certify.ball(x, RADIUS)))(s.x)
     _not_above(_curvatures(s), bound)
 
 
 def hessian_bound_anywhere(s):
     """The same, without a box and not compiled: under jit what is not known is infinite, and cannot be refused."""
-    bound = geometry.hessian_bound(s.f, s.x, s.target)
+    bound = certify.hessian_bound(s.f, s.x, s.target)
     _not_above(_curvatures(s), bound)
 
 
 def gradient_change_bound(s):
     """How far the gradient at four points of the box is from that at x: never further."""
     points = s.around(RADIUS, 4)
-    bound = jax.jit(jax.vmap(lambda y: geometry.gradient_change_bound(s.f, s.x, y, s.target)))(points)
+    bound = jax.jit(jax.vmap(lambda y: certify.gradient_change_bound(s.f, s.x, y, s.target)))(points)
     for moved, most in zip(s.gradients(points) - s.gradients(s.x[None]), bound, strict=True):
         _not_above([np.linalg.norm(moved)], most)
 

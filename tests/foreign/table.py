@@ -46,11 +46,11 @@ GROUPS = {
         "largest_change": "`attack.largest_change`", "weights_in_place": "an attack before and after a module changes",
         "hessian_penalty": "`defend.hessian`"},
     "Bounds": {
-        "output_bounds": "`geometry.output_bounds`",
-        "gradient_bounds": "`geometry.gradient_bounds`, with `linear=True` too",
-        "gradient_change_bound": "`geometry.gradient_change_bound`",
-        "hessian_bound": "`geometry.hessian_bound` in a box",
-        "hessian_bound_anywhere": "`geometry.hessian_bound` at all inputs"},
+        "output_bounds": "`certify.output_bounds`",
+        "gradient_bounds": "`certify.gradient_bounds`, with `linear=True` too",
+        "gradient_change_bound": "`certify.gradient_change_bound`",
+        "hessian_bound": "`certify.hessian_bound` in a box",
+        "hessian_bound_anywhere": "`certify.hessian_bound` at all inputs"},
 }
 
 

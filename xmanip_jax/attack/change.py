@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import metrics
+from ..objectives import View, look, same_prediction
 from ..types import Array, ArrayLike, Channels, Explanation, Model
 from . import checks
 from .diagnosis import check_finite
-from .objective import View, look, same_prediction
 
 __all__ = ["Changed", "Distance", "correlation_lost", "draw", "margin", "score", "searching", "transfer"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ..explain.base import check_logits
+from ..objectives import look
 from ..types import Array, Channels, Explanation, Model
 from .model import lifted
-from .objective import look
 
 __all__ = ["Network", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
 

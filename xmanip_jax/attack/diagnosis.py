@@ -7,7 +7,7 @@ import numpy as np
 
 from .. import rewrite
 from ..explain.linearity import first_nonlinear
-from .objective import View
+from ..objectives import View
 
 __all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "warn_of_broken"]
 

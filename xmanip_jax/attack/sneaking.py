@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import explain, geometry
-from ..geometry.base import check_count, check_positive, repeat
+from .. import explain
+from ..arguments import check_count, check_positive
+from ..certify.intervals import ball
+from ..numerics import repeat
 from ..types import Array, ArrayLike, Explanation, Model
 from . import checks
 from .diagnosis import check_slopes
@@ -93,7 +95,7 @@ def sneaking(
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
     def attempt(network, x, classes, key, epsilon, gamma):
         """(pixels, whether they are predicted as the target)."""
-        box = geometry.ball(x, epsilon, 0, 1)
+        box = ball(x, epsilon, 0, 1)
         slope = lambda z: jax.grad(loss)(z, network, x, classes, key, gamma)
         z = repeat(lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * slope(z), -1, 1), *box), x, steps)
         hit = network.model(network.preprocess(z)).argmax() == classes[1]

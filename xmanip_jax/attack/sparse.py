@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
+from ..objectives import View, look, same_prediction
 from ..types import Array, Channels, Explanation
 from . import checks
+from .descent import Manipulated
 from .diagnosis import check_finite
-from .manipulate import Manipulated
-from .objective import View, look, same_prediction, top
 
 __all__ = ["greedy_pixels", "release_pixels"]
 
@@ -73,7 +74,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         chosen = (jnp.arange(size.size) == pixel).reshape(size.shape)
         trial = jnp.where(along_channels(chosen, now.pixels.ndim, channels), clean.pixels, now.pixels)
         new = look(explanation, *network, trial, label, key, channels)
-        overlap = lambda view: jnp.isin(top(view.heatmap, k), top(clean.heatmap, k)).sum()
+        overlap = lambda view: jnp.isin(leading(view.heatmap, k), leading(clean.heatmap, k)).sum()
         kept = (overlap(new) <= overlap(now)) & same_prediction(new, clean, None) & (
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from ..metrics.places import channel_axis
+from ..objectives import View, look
 from ..types import Array, ArrayLike, Channels, Explanation, Model
 from . import change as changes
 from . import constraint as constraints
 from .change import Changed, Distance, draw, score
-from .objective import View, look
 
 __all__ = ["random_search"]
 

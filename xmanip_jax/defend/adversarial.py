@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from ..metrics import kl_divergence
+from ..train.ascent import Ascent, ascend
+from ..train.loss import cross_entropy, penalty, scalar
 from ..types import Penalty
-from .base import cross_entropy, penalty, scalar
-from .inner import Ascent, ascend
 
 __all__ = ["adversarial", "local_linearity", "trades"]
 

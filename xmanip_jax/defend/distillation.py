@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain
-from ..geometry.base import check_positive
+from ..arguments import check_positive
 from ..metrics import kl_divergence
+from ..train.loss import of_x, penalty
 from ..types import Model, Penalty
-from .base import of_x, penalty
 
 __all__ = ["atex"]
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain
+from ..train.ascent import Ascent, ascend, noise_of
+from ..train.loss import alignment, cross_entropy, penalty
 from ..types import Array, ArrayLike, Explanation, Model, Penalty
-from .base import alignment, cross_entropy, penalty
-from .inner import Ascent, ascend, noise_of
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
 

@@ -1,21 +1,19 @@
 """Penalties on the curvature of a network in its input: what a defence adds to the training loss."""
 
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from .. import geometry
+from ..arguments import check_positive
+from ..certify.intervals import ball, gradient_bounds
 from ..explain.heatmap import saliency
-from ..geometry.base import check_positive
 from ..geometry.piecewise import warn_if_it_jumps
+from ..train.loss import alignment, of_x, parameter_penalty, penalty, scalar
 from ..types import Array, Penalty
-from .base import alignment, of_x, penalty, scalar
 
 __all__ = ["cure", "gradient_alignment", "gradient_norm", "hessian", "input_density", "interval_width", "lcnn",
-           "parameter_penalty", "ranking"]
+           "ranking"]
 
 _PROBES = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal}
 
@@ -142,7 +140,7 @@ def input_density() -> Penalty:
 def interval_width(radius: float, *, linear: bool = False) -> Penalty:
     """The mean width of the certified intervals of the logit's gradient over a ball (Wicker et al. 2023).
 
-    What it lowers is what no attack within `radius` of each coordinate can do (`geometry.gradient_bounds`).
+    What it lowers is what no attack within `radius` of each coordinate can do (`certify.gradient_bounds`).
     radius: positive, in the unit of x. Costs about 18 forward passes a training step.
 
     >>> from xmanip_jax import smooth
@@ -153,7 +151,7 @@ def interval_width(radius: float, *, linear: bool = False) -> Penalty:
     check_positive(radius=radius)
 
     def core(f, x, y, key):
-        box = geometry.gradient_bounds(f, geometry.ball(x, radius), y, linear=linear)
+        box = gradient_bounds(f, ball(x, radius), y, linear=linear)
         return jnp.mean(box.upper - box.lower), f(x)
 
     return penalty(core, unit=of_x)
@@ -186,16 +184,6 @@ def ranking(k: int, *, output: str = "loss") -> Penalty:
         return jnp.sum(pivot - ranked[:k]) + jnp.sum(ranked[k:] - pivot), logits
 
     return penalty(core)
-
-
-def parameter_penalty(measure: Callable[[Any], Array]) -> Penalty:
-    """A penalty of the parameters alone, the same for every example: measure(params) -> Float[].
-
-    >>> size = parameter_penalty(lambda params: jnp.sum(params ** 2))
-    >>> size(lambda params, state, x: params * x, jnp.ones(2), None, jnp.zeros(2), 0)
-    Array(2., dtype=float32)
-    """
-    return lambda apply, params, state, x, y, key=None: measure(params)
 
 
 def lcnn(*, beta: float = 1e-2, gamma: float = 1e-2) -> Penalty:

@@ -10,11 +10,15 @@ from .heatmap import heatmap, min_max, over_max
 from .patterns import fit_patterns
 from .propagation import deconvnet, guided_backprop, lrp, lrp_dombrowski2019, lrp_heo2019, pattern_attribution
 from .rules import alpha_beta, epsilon, flat, gamma, w_square, z_box, z_plus
-from .smoothing import smoothgrad, uniform_gradient
+from .smoothing import beta_smoothing, smoothgrad, uniform_gradient
 
 __all__ = [
-    "alpha_beta", "cam", "deconvnet", "epsilon", "explanation", "fit_patterns", "flat", "gamma", "grad_cam",
-    "grad_cam_pp", "gradient", "gradient_x_input", "guided_backprop", "heatmap", "integrated_gradients",
+    "alpha_beta", "beta_smoothing", "cam", "deconvnet", "epsilon", "explanation", "fit_patterns", "flat", "gamma",
+    "grad_cam", "grad_cam_pp", "gradient", "gradient_x_input", "guided_backprop", "heatmap", "integrated_gradients",
     "layer_gradient", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "min_max", "over_max", "pattern_attribution",
     "select", "smoothgrad", "uniform_gradient", "w_square", "with_logits", "z_box", "z_plus",
 ]
+
+
+def __dir__():
+    return __all__

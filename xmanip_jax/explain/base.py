@@ -1,14 +1,13 @@
-"""What every explanation shares: the target, the one-trace form, averages over points."""
+"""What every explanation shares: the target, the one-trace form."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from ..metrics.places import wide
-from ..types import Array, ArrayLike, Explanation, Model, Target
+from ..types import Array, Explanation, Model, Target
 
-__all__ = ["check_logits", "explanation", "mean_over", "select", "with_logits"]
+__all__ = ["check_logits", "explanation", "select", "with_logits"]
 
 
 def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
@@ -62,25 +61,3 @@ def check_logits(logits: Array) -> None:
         got = type(logits).__name__ if shape is None else f"shape {shape}"
         raise ValueError(f"a model returns its logits, one array Float[classes], got {got}: choose them, as in "
                          "lambda x: f(x)[0], where it returns several values or a batch of one")
-
-
-def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None):
-    """The mean of g over n points: all at once (chunk None), or chunk by chunk with the inner values recomputed.
-
-    Recomputing makes memory independent of n; an attack through the map then costs 6 forward passes a point, not 4.
-    Half precision is summed, and the mean returned, in float32.
-    """
-    if chunk is None or chunk >= n:
-        return jax.tree.map(lambda v: wide(v).mean(0), jax.vmap(g)(points))
-    part = jax.checkpoint(lambda p: jax.tree.map(lambda v: wide(v).sum(0), jax.vmap(g)(p)))
-    starts = range(0, n - n % chunk, chunk)
-    if jax.default_backend() == "cpu":  # a convolution inside a loop primitive is several times slower on CPU
-        sums = [part(jax.tree.map(lambda v, i=i: v[i:i + chunk], points)) for i in starts]
-        total = jax.tree.map(lambda *s: sum(s), *sums)
-    else:
-        stacked = jax.tree.map(lambda v: v[:len(starts) * chunk].reshape(len(starts), chunk, *v.shape[1:]), points)
-        total = jax.tree.map(lambda v: v.sum(0), jax.lax.map(part, stacked))
-    if n % chunk:
-        rest = part(jax.tree.map(lambda v: v[n - n % chunk:], points))
-        total = jax.tree.map(jnp.add, total, rest)
-    return jax.tree.map(lambda v: v / n, total)

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from ..metrics.places import wide
+from ..numerics import mean_over
 from ..types import ArrayLike, Explanation
-from .base import explanation, mean_over, select
+from .base import explanation, select
 
 __all__ = ["gradient", "gradient_x_input", "integrated_gradients"]
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_count
+from ..numerics import repeat
 from ..types import Array
-from .base import check_count, flatten, repeat
+from .flat import flatten
 from .hvp import gradient_and_hvp
 
 __all__ = ["Curvature", "normalised_curvature"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..types import Array
-from .base import flatten, like
+from .flat import flatten, like
 from .piecewise import warn_if_it_jumps
 
 __all__ = ["gradient_and_hvp", "hvp", "hvps"]

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ..arguments import check_count
+from ..numerics import over_chunks, repeat
 from ..types import Array, ArrayLike
-from .base import check_count, flatten, over_chunks, repeat
+from .flat import flatten
 from .hvp import gradient_and_hvp
 from .spectrum import Eigenpairs, lanczos
 

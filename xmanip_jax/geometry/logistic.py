@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_count, check_positive
 from ..types import Array, ArrayLike
-from .base import check_count, check_positive
 
 __all__ = ["logistic_noise"]
 

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_count
+from ..numerics import over_chunks
 from ..types import Array
-from .base import check_count, flatten, over_chunks
+from .flat import flatten
 from .hvp import gradient_and_hvp
 
 __all__ = ["Estimate", "frobenius_norm", "squared_frobenius_norm"]

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ..numerics import over_chunks
 from ..types import Array
-from .base import flatten, over_chunks
+from .flat import flatten
 from .hvp import gradient_and_hvp
 from .level_set import all_principal_curvatures, principal_curvatures
 from .spectrum import lanczos

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_count, check_positive
 from ..explain.heatmap import saliency
+from ..numerics import over_chunks
 from ..types import Array, Explanation, Model, Target
-from .base import check_count, check_positive, over_chunks
 from .norms import Estimate
 
 __all__ = ["lipschitz_estimate", "thickness"]

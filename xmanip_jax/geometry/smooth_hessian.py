@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ..arguments import check_count, check_positive
+from ..numerics import over_chunks
 from ..types import Array
-from .base import check_count, check_positive, flatten, like, over_chunks
+from .flat import flatten, like
 
 __all__ = ["SmoothHessian", "SmoothPairs", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp"]
 

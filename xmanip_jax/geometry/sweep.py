@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .base import check_count
+from ..arguments import check_count
 
 __all__ = ["memory_of", "sweep"]
 

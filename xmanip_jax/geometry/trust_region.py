@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_positive
 from ..types import Array, ArrayLike
-from .base import check_positive
 
 __all__ = ["Step", "low_rank_trust_region_step", "trust_region_step"]
 

@@ -50,3 +50,7 @@ __all__ = [
     "top_k_intersection",
     "top_k_share",
 ]
+
+
+def __dir__():
+    return __all__

@@ -17,3 +17,7 @@ __all__ = ["NETWORKS", "VGG16", "VGG19", "CentredSoftplus", "CifarResNet", "Dens
            "LipschitzNorm", "Net", "Pretrained", "ResNet", "SmallCNN", "SmallLCNN", "SqueezeNet", "UnitNorm",
            "WeightsError", "functional", "load", "load_weights", "max_pool", "read_tensors", "save_tensors",
            "save_weights"]
+
+
+def __dir__():
+    return __all__

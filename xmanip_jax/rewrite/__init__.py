@@ -23,3 +23,7 @@ __all__ = [
     "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layers", "linear_layers", "map_calls",
     "propagate", "replace", "stages", "tap", "unroll", "zero_at",
 ]
+
+
+def __dir__():
+    return __all__

@@ -1,7 +1,7 @@
 """The table of known elementwise functions: how each may be written, and what is smooth in its place.
 
 A function is known by what it computes (see `expressions`), never by its name. What else the library knows of one hangs
-on the name that it has here: its bounds in `geometry.activations`, its place among the layers in `rewrite.layers`.
+on the name that it has here: its bounds in `certify.activations`, its place among the layers in `rewrite.layers`.
 """
 
 import functools

@@ -1,0 +1,97 @@
+"""Attacks on many images, batch by batch: what experiments have in common."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from common import inputs, report
+from xmanip_jax import attack, explain
+
+Keep = Callable[[int, Callable[[], Mapping]], dict[str, np.ndarray]]
+
+
+def in_batches(compute: Callable[[slice, int], Mapping], count: int, batch: int, keep: Keep) -> dict[str, np.ndarray]:
+    """All batches of `compute(slice, index) -> arrays` as one dictionary of arrays.
+
+    keep(index, compute) -> the arrays of one batch, read back or computed (see runs.finished).
+    """
+    parts = []
+    for index, start in enumerate(range(0, count, batch)):
+        part = slice(start, start + batch)
+        parts.append(keep(index, partial(compute, part, index)))
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, watch, **options):
+    """Attack each image towards the explanation of its target.
+
+    Args:
+      pair: the explanation that is attacked and the one that judges, see methods.method.
+      network: of models.load.
+      images, targets: pixels Float[n, h, w, c] in [0, 1].
+      batch: images attacked together;  seed: of their keys;  keep: as in `in_batches`.
+      watch: (index, batches) -> show(progress, goal), which is called at every verdict of that batch.
+      options: of attack.manipulation.
+
+    Returns x, x_target, x_adv: Float[n, h, w, c]; y: Int[n], the classes explained; step: Int[n]; map_original,
+    map_target, map_adv: heat maps Float[n, h', w'] of the original model; logits_original, logits_adv: Float[n, k].
+    """
+    attacked, judge = pair
+    manipulate = attack.manipulation(attacked, judged_by=judge, preprocess=network.preprocess, **options)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(None, 0, 0))
+    def target_map(model, pixels, key):
+        x = network.preprocess(pixels)
+        return explain.heatmap(judge(model, x, model(x).argmax(), key=key))
+
+    def compute(part, index):
+        x, x_target = images[part], targets[part]
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        goal = target_map(network.model, x_target, jax.random.split(key, len(x)))
+        show = watch(index, -(-len(images) // batch))
+        y = inputs.predict(network, x)
+        result = manipulate(network.model, x, goal, labels=y, key=key, callback=lambda p: show(p, goal))
+        return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
+                "map_original": result.clean.heatmap, "map_target": goal, "map_adv": result.heatmap,
+                "logits_original": result.clean.logits, "logits_adv": result.logits}
+
+    return in_batches(compute, len(images), batch, keep)
+
+
+def progress(console: Console, *, transient: bool = False) -> Progress:
+    """A progress bar with a status; transient: it vanishes when done."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                    TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"), console=console,
+                    transient=transient)
+
+
+def watching(bar: Progress, title: str, steps: int):
+    """A `watch` of `attack_batches`: each batch is a line of the bar, with its loss and the correlation of its maps."""
+
+    def watch(index, batches):
+        label = f"{title} {index + 1}/{batches}"
+        task = bar.add_task(f"{label}: compiling", total=steps, status="")
+
+        def show(p, goal):
+            correlation = float(np.median(report.pearson(p.heatmap, goal)))
+            bar.update(task, completed=p.step, description=label,
+                       status=f"loss {np.median(p.loss):.3f}  best {np.median(p.best):.3f}  r {correlation:.3f}")
+
+        return show
+
+    return watch
+
+
+def counting(bar: Progress, title: str, total: int):
+    """A `watch` without numbers: each batch is a line of the bar, which its `show()` moves on by one of `total`."""
+
+    def watch(index, batches):
+        task = bar.add_task(f"{title} {index + 1}/{batches}", total=total, status="")
+        return lambda: bar.advance(task)
+
+    return watch

@@ -1,0 +1,80 @@
+"""The numbers, tables and figures of curvature.py, from its arrays alone."""
+
+import numpy as np
+from rich.table import Table
+
+from common import report
+from xmanip_jax import plot
+
+CURVATURES = {"gradient_norm": "gradient norm", "frobenius_norm": "Hessian, Frobenius",
+              "spectral_norm": "Hessian, spectral", "normalised_curvature": "normalised curvature",
+              "level_set_curvature": "level-set curvature", "hessian_bound": "bound of the Hessian"}
+_CURVES = {"attacked_change": "attack", "change_linear": "no attack can (linear)",
+           "change_intervals": "no attack can (intervals)"}
+
+
+def summaries(found, seed, k):
+    """{network: {activation: {measure: median, interval, count}}}; not for `y`."""
+    rows = {}
+    for network, by in found.items():
+        for activation, arrays in by.items():
+            columns = {name: np.asarray(v, np.float64) for name, v in arrays.items() if name != "y"}
+            rows.setdefault(network, {})[activation] = report.summary(columns, seed) | {"radii": radii(arrays, k)}
+    return rows
+
+
+def radii(arrays, k):
+    """Medians over the images of the epsilon, a multiple of those measured, at which half of the top or the signs goes.
+
+    certified_top: the largest epsilon at which half of the top k is certified;  certified_signs: the signs of half the
+    map;  attacked_top: the smallest epsilon at which the attack leaves less than half of the top, None if none does.
+    """
+    at = lambda name: sorted((float(key.split("@")[1]), v) for key, v in arrays.items() if key.startswith(f"{name}@"))
+    kind = "linear" if at("top_linear") else "intervals"
+    held = lambda pairs, least: np.max([np.where(v >= least, eps, 0) for eps, v in pairs], axis=0)
+    broken = np.min([np.where(v < k / 2, eps, np.inf) for eps, v in at("attacked_top")], axis=0)
+    return {"certified_top": float(np.median(held(at(f"top_{kind}"), k / 2))),
+            "certified_signs": float(np.median(held(at(f"signs_{kind}"), 0.5))),
+            "attacked_top": float(np.median(broken)) if np.isfinite(np.median(broken)) else None, "kind": kind}
+
+
+def tables(rows, epsilons, k):
+    """Curvature; what is certified and what is attacked at each epsilon; the radii."""
+    short = _short(rows)
+    bend = Table("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
+    ball = Table("network", "", *(f"{eps:g}" for eps in epsilons),
+                 title=f"heat map, ||h' - h||_1: attack / certified; top {k}: attack / certified")
+    radius = Table("network", "", "certified", "attacked", title=f"largest epsilon with half of the top {k} certified, "
+                   "smallest at which the attack leaves less than half")
+    for network, by in rows.items():
+        for activation, row in by.items():
+            value = lambda name, row=row: f"{row[name]['value']:.2g}" if name in row else "-"
+            bend.add_row(short[network], activation, *map(value, CURVATURES))
+            kind = row["radii"]["kind"]
+            ball.add_row(short[network], activation, *(
+                f"{value(f'attacked_change@{e:g}')} / {value(f'change_{kind}@{e:g}')}\n"
+                f"{value(f'attacked_top@{e:g}')} / {value(f'top_{kind}@{e:g}')}" for e in epsilons))
+            radius.add_row(short[network], activation, f"{row['radii']['certified_top']:g}",
+                           f"{row['radii']['attacked_top'] or '-'}")
+    return bend, ball, radius
+
+
+def _short(networks):
+    """{network: its name without what all names start with}."""
+    first, *others = networks
+    start = first[:first.rfind("_") + 1] if others else ""
+    return {name: name.removeprefix(start if all(n.startswith(start) for n in others) else "") for name in networks}
+
+
+def figures(found, rows, epsilons):
+    """{name: Figure}: curvature by network, and the change of the heat map, attacked and certified, by epsilon."""
+    short = _short(found)
+    bend = {f"{short[n]}, {a}": {m: arrays[m] for m in CURVATURES} for n, by in found.items()
+            for a, arrays in by.items() if "spectral_norm" in arrays}
+    band = lambda row: (row["value"], row["low"], row["high"])
+    panels = {f"{short[n]}, {a}": {label: {e: band(row[f"{m}@{e:g}"]) for e in epsilons} for m, label in _CURVES.items()
+                            if f"{m}@{epsilons[0]:g}" in row} for n, by in rows.items() for a, row in by.items()}
+    columns = len(next(iter(rows.values())))
+    return {"curvature": plot.comparison(bend, CURVATURES, log=tuple(CURVATURES)),
+            "certificates": plot.sweep(panels, xlabel="epsilon: largest change of any pixel",
+                                       ylabel="change of the heat map, L1", columns=columns)}

@@ -1,0 +1,114 @@
+"""The images of an experiment and their targets, and stand-ins where there are no data."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+
+from common import runs, zoo
+from xmanip_jax import data, models
+from xmanip_jax.models.net import abstract
+from xmanip_jax.models.weights import weight_shapes
+
+
+def read(config, network):
+    """(names, images Float[n, h, w, c], targets of the same shape); each of many gets the explanation of the next.
+
+    config: has image, target_image, images, dataset, count and size; see manipulate.Config.
+    """
+    side = config.size or network.input_shape[0]
+    if config.dataset:
+        names, images = _correct(config.dataset, config.count or 200, network)
+    elif config.images:
+        names, images, _ = data.read_folder(config.images, side, limit=config.count)
+    else:
+        names = [config.image]
+        images = np.stack([_one(name, side) for name in (config.image, config.target_image)])
+    if images.shape[-1] != network.input_shape[2]:
+        raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
+    if len(images) < 2:
+        raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
+    return (names, images[:1], images[1:]) if len(names) == 1 else (names, images, np.roll(images, -1, axis=0))
+
+
+def note(out, name, network, names, images, *others) -> None:
+    """Note, in a run folder, what an experiment reads for a network: `runs.same_inputs` of images by name and others.
+
+    others: further arrays that go with the images, their targets or labels.
+    """
+    further = {"what goes with the images": others} if others else {}
+    weights = {f"the weights of {name}": (network.params, network.state)}
+    runs.same_inputs(out, dict(zip(names, images, strict=True)) | further | weights, f"inputs-{name}")
+
+
+def standard(network, count):
+    """`read` of what a network's input suggests: the test split of CIFAR-10 or MNIST, or nips2017's photographs."""
+    dataset = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}.get(network.input_shape)
+    folder = None
+    if dataset is None:
+        if data.data_dir() is None:
+            raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
+        folder = data.data_dir() / "nips2017"
+    return read(SimpleNamespace(dataset=dataset, images=folder, count=count, size=None), network)
+
+
+def network(name: str, *, quick: bool = False, seed: int = 0) -> models.Pretrained:
+    """A network of models.NETWORKS, of the zoo, or of boopathy2020 in the data folder; quick: random weights, any name.
+
+    Raises ValueError for a name that is none of these.
+    """
+    if quick:
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+        return models.load("small_cnn_cifar10", random_weights("small_cnn_cifar10", seed))
+    if name in models.NETWORKS:
+        return models.load(name)
+    if name in zoo.cards():
+        return zoo.load(name)
+    file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
+    if not file or not file.is_file():
+        raise ValueError(f"unknown network {name!r}; known: {', '.join([*models.NETWORKS, *zoo.cards()])}, and with "
+                         "XMANIP_DATA the files of networks/boopathy2020")
+    return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
+
+
+def photographs(network, count):
+    """`read` of up to six photographs that scikit-image carries: no data folder is needed."""
+    names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
+    images = np.stack([data.photograph(name, network.input_shape[0]) for name in names])
+    return names, images, np.roll(images, -1, axis=0)
+
+
+def random_weights(name, seed):
+    """{name of a tensor: its values}, of variance 2 / fan-in: a network of models.NETWORKS without any file."""
+    random = np.random.default_rng(seed)
+    shapes = weight_shapes(abstract(models.NETWORKS[name].build))
+    return {tensor: np.float32(random.normal(size=shape, scale=np.sqrt(2 / max(np.prod(shape[1:]), 2))))
+            for tensor, shape in shapes.items()}
+
+
+def predict(network, pixels) -> np.ndarray:
+    """Int[n]: the predicted classes."""
+    return np.asarray(_predict(network.model, network.preprocess(pixels)))
+
+
+@jax.jit
+def _predict(model, x):
+    return jax.vmap(model)(x).argmax(1)
+
+
+def _one(name, side):
+    """A file when the name has a suffix or a folder, else a photograph that scikit-image carries."""
+    return data.read_image(name, side) if "." in name or "/" in name else data.photograph(name, side)
+
+
+def _correct(dataset, wanted, network):
+    """The first correctly classified images of the test split."""
+    images, labels = data.load_dataset(dataset, "test")
+    right = []
+    for start in range(0, len(images), 500):
+        part = slice(start, start + 500)
+        right += list(start + np.flatnonzero(predict(network, images[part]) == labels[part]))
+        if len(right) >= wanted:
+            break
+    right = right[:wanted]
+    return [f"{dataset}-test-{i}" for i in right], images[right]

@@ -1,0 +1,33 @@
+"""The networks of zoo/, by name."""
+
+import json
+from pathlib import Path
+
+from flax import nnx
+from jax.tree_util import Partial
+
+from common.defence_recipes import NETWORKS, RECIPES
+from xmanip_jax import models
+
+FOLDER = Path(__file__).parent.parent.parent / "zoo"
+
+
+def cards() -> dict[str, dict]:
+    """{name: card}; empty without a zoo."""
+    file = FOLDER / "cards.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def load(name: str) -> models.Pretrained:
+    """A network of the zoo.
+
+    Raises ValueError for an unknown name.
+    """
+    known = cards()
+    if name not in known:
+        raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
+    recipe = RECIPES[known[name]["defence"]]
+    shape = models.NETWORKS[NETWORKS[name.partition("_")[0]]].input_shape
+    module = recipe.network(shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
+    net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
+    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, shape, 10)

@@ -1,0 +1,88 @@
+"""One photograph, every explanation, before and after: the cat gets the cup's map, whichever explanation is asked.
+
+    python experiments/reproduce.py gallery
+
+EfficientNet-Lite0 and scikit-image's photographs: no data folder is needed. Each explanation is attacked alone, with
+the one setting of manipulate.py; patterns are estimated from six photographs. The run folder gets figure.png,
+results.json and arrays.npz (<explanation>/<array>); what is finished is kept in parts/, and --resume goes on after it.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from common import batches, inputs, named_explanations, report, runs
+from xmanip_jax import data, models, plot
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One photograph, every explanation, before and after the attack."""
+
+    network: str = "efficientnet_lite0"
+    """One of xmanip_jax.models.NETWORKS."""
+    image: str = "chelsea"
+    """The photograph of scikit-image that is changed."""
+    target_image: str = "coffee"
+    """The one whose explanations it gets."""
+    explanations: tuple[str, ...] = (*named_explanations.PAPER, "grad_cam")
+    """Of named_explanations.EXPLANATIONS."""
+    steps: int = 150
+    """Steps of each attack."""
+    size: int = 160
+    """Side of the photographs in pixels."""
+    seed: int = 0
+    out: Path | None = None
+    """The run folder; default: runs/gallery-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+
+def attacked(config, network, name, image, target, out, bar):
+    """The arrays of batches.attack_batches for one explanation."""
+    patterns = named_explanations.patterns_of(name, network, inputs.photographs(network, 6)[1])
+    return batches.attack_batches(
+        named_explanations.method(name, network, patterns=patterns), network, image, target, batch=1, seed=config.seed,
+        steps=config.steps, keep=runs.keeping(out, name, "seconds"), watch=batches.watching(bar, name, config.steps))
+
+
+def figure(arrays):
+    """A column for each explanation: the map of the photograph, of the manipulated one, and of the target.
+
+    The manipulated photograph that is shown is the one that changed most; each map fills its own range.
+    """
+    most = max(arrays, key=lambda e: np.mean((arrays[e]["x_adv"] - arrays[e]["x"]) ** 2))
+    rows, notes = {}, {}
+    for label, photo, map in (("original", "x", "map_original"), ("manipulated", "x_adv", "map_adv"),
+                              ("target", "x_target", "map_target")):
+        shown = [a[map][0] / max(np.quantile(a[map][0], 0.995), 1e-12) for a in arrays.values()]
+        rows[label] = [arrays[most][photo][0], *shown]
+        r = [report.pearson(a[map], a["map_target"])[0] for a in arrays.values()]
+        notes[label] = ["", *([""] * len(r) if label == "target" else [f"r {value:.2f}" for value in r])]
+    return plot.gallery(rows, ["", *(name.replace("_", " ").replace(" x ", " x\n") for name in arrays)], notes=notes)
+
+
+def main(config: Config) -> None:
+    console = Console()
+    runs.check_known("explanation", config.explanations, named_explanations.EXPLANATIONS)
+    runs.check_positive(config, "steps", "size")
+    network = models.load(config.network)
+    out, settings = runs.begin("gallery", config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    image, target = (data.photograph(photo, config.size)[None] for photo in (config.image, config.target_image))
+    inputs.note(out, config.network, network, [config.image], image, target)
+    with batches.progress(console) as bar:
+        arrays = {name: attacked(config, network, name, image, target, out, bar) for name in config.explanations}
+    numbers = {name: {k: float(v[0]) for k, v in report.measure(a).items()} for name, a in arrays.items()}
+    runs.write_arrays(out / "arrays.npz", {f"{e}/{k}": v for e, a in arrays.items() for k, v in a.items()})
+    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers})
+    plot.save(figure(arrays), out / "figure.png")
+    for name, row in numbers.items():
+        console.print(f"{name:24} r {row['map_pearson_before']:.2f} -> {row['map_pearson']:.2f}   image MSE "
+                      f"{row['image_mse']:.1e}   prediction {'kept' if row['prediction_unchanged'] else 'changed'}")
+
+
+def run(arguments=None) -> None:
+    runs.command("gallery", Config, main, __doc__, arguments)

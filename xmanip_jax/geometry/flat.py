@@ -1,0 +1,32 @@
+"""A point and its function in flat coordinates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from ..types import Array
+
+__all__ = ["flatten", "like"]
+
+
+def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array], Array, Callable[[Array], Any]]:
+    """`g` as a function of Float[d], the flat x, and the way back. Raises ValueError unless g is a scalar of floats."""
+    kinds = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)}
+    if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise ValueError(f"curvature needs a point of real floating numbers, got {sorted(kinds) or 'nothing'}")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(jax.eval_shape(g, x))]
+    if shapes != [()]:
+        raise ValueError(f"curvature is that of a scalar function, got outputs of shapes {shapes}; select one logit")
+    flat, unravel = ravel_pytree(x)
+    return lambda z: g(unravel(z)), flat, unravel
+
+
+def like(x: Any, v: Any) -> Any:
+    """`v` with the types of x. Raises ValueError unless it has its shapes."""
+    if jax.tree.structure(x) != jax.tree.structure(v) or jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, v):
+        raise ValueError(f"a vector has the shapes of the point {jax.tree.map(jnp.shape, x)}, "
+                         f"got {jax.tree.map(jnp.shape, v)}")
+    return jax.tree.map(lambda a, b: jnp.asarray(b, jnp.result_type(a)), x, v)
