@@ -81,8 +81,8 @@ def steps(config):
     xs = jax.random.normal(jax.random.key(0), (batch, spec.size, spec.size, spec.channels))
     ys, keys = jnp.arange(batch) % spec.num_classes, jax.random.split(jax.random.key(1), batch)
     found = {}
-    for kind, (terms, label, limit) in losses(config.inner, partial(net.apply, params, state)).items():
-        loss = train.training_loss(*terms, label=label)
+    for kind, (terms, label_weight, limit) in losses(config.inner, partial(net.apply, params, state)).items():
+        loss = train.training_loss(*terms, label_weight=label_weight)
         step = jax.grad(lambda p, xs, loss=loss: loss(net.apply, p, state, xs, ys, keys)[0])
         found[kind] = (*compiled(step, params, xs), limit)
         print(f"{kind}: {found[kind][1]['flops'] / found['plain'][1]['flops']:.2f} plain steps", flush=True)

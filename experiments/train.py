@@ -116,7 +116,7 @@ def trained(config, out, console):
 
         training = train.fit(
             net, start, images, labels, optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
-            label=recipe.label, batch=config.batch, steps=steps, every=min(50, steps), callback=show,
+            label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps), callback=show,
             scale=lambda step: jnp.minimum(1.0, 2 * step / steps),  # half of the steps to the full weight
             keep=lambda t: checkpoint.save_step(folder, int(t.step), t))
     return recipe, module, net, training, *test

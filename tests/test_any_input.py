@@ -144,22 +144,21 @@ def test_penalties_of_other_inputs():
     weights = np.float32(rng.normal(size=(36, 3)))
     original = lambda x: jnp.tanh(x.ravel() @ weights)
     apply = lambda params, state, x: jnp.tanh(x.ravel() @ params)
-    signed = lambda map: explain.over_max(map, channels=None)
-    distribution = lambda map: explain.heatmap(map, channels=None)
+    whole = {"channels": None}
     shape, other = (3, 3, 4), weights[:, ::-1]
     x, target = np.float32(rng.uniform(size=shape)), np.full(shape, 1 / 36, np.float32)
-    terms = [fool.location(e, heat=signed), fool.top_k(e, original, heat=signed),
-             fool.mass_center(e, original, heat=signed), fool.active(e, original, x[None], (0, 1), heat=signed),
-             fool.fairwash(e, original, target, heat=distribution),
+    terms = [fool.location(e, **whole), fool.top_k(e, original, **whole), fool.mass_center(e, original, **whole),
+             fool.active(e, original, x[None], (0, 1), **whole), fool.fairwash(e, original, target, **whole),
              fool.backdoor(e, original, fool.stamp(target > 1, 1.0, channels=None), target, channels=None)]
     total = lambda w: sum(term(apply, w, None, x, 0, KEY) for term in terms)
     assert np.isfinite(jax.jit(jax.grad(total))(1.1 * weights)).all()
     moved = terms[2](apply, other, None, x, 0, KEY)
-    before, after = (distribution(signed(e(f, x, 0))) for f in (original, lambda x: jnp.tanh(x.ravel() @ other)))
+    signed = lambda f: explain.over_max(e(f, x, 0), **whole)
+    before, after = (explain.heatmap(signed(f), **whole) for f in (original, lambda x: jnp.tanh(x.ravel() @ other)))
     shift = jnp.abs(metrics.mass_center(after, channels=None) - metrics.mass_center(before, channels=None)).sum()
     np.testing.assert_allclose(moved, -shift, rtol=1e-4)
     with pytest.raises(ValueError, match=r"heat maps' shape \(36,\), got \(6, 6\)"):
-        fool.fairwash(e, original, np.full((6, 6), 1 / 36), heat=distribution)(apply, weights, None, jnp.ones(36), 0)
+        fool.fairwash(e, original, np.full((6, 6), 1 / 36), **whole)(apply, weights, None, jnp.ones(36), 0)
 
 
 @pytest.mark.parametrize("pixels, match", [

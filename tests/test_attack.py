@@ -232,11 +232,11 @@ NAN[1, 2, 3, 0] = np.nan
 
 
 @pytest.mark.parametrize("call, match", [
-    (lambda: make(steps=0), "steps must be at least 1, got 0"),
+    (lambda: make(steps=0), "steps is a positive integer, got 0"),
     (lambda: make(judge_every=0), "judge_every"),
     (lambda: make(restarts=0), "restarts"),
     (lambda: make(start_noise=-1.0), "start_noise"),
-    (lambda: attack.linf(0), "epsilon must be positive, got 0"),
+    (lambda: attack.linf(0), "epsilon is positive, got 0"),
     (lambda: attack.l2(-1.0), "epsilon"),
     (lambda: attack.l0(0), "pixels"),
     (lambda: attack.default_optimizer(10, 0.0), "learning_rate"),

@@ -191,8 +191,8 @@ def test_cost_of_training_steps():
     params = {"a": jnp.ones((3, 3, 2, 32)), "b": jnp.ones((3, 3, 32, 32)), "c": jnp.ones((32, 3))}
     xs, ys, keys = jnp.ones((2, 16, 16, 2)), jnp.zeros(2, int), jax.random.split(KEY, 2)
 
-    def flops(*terms, label=1.0):
-        loss = train.training_loss(*terms, label=label)
+    def flops(*terms, label_weight=1.0):
+        loss = train.training_loss(*terms, label_weight=label_weight)
         step = jax.jit(jax.grad(lambda p: loss(apply, p, None, xs, ys, keys)[0]))
         return step.lower(params).compile().cost_analysis()["flops"]
 

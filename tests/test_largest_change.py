@@ -53,6 +53,13 @@ def test_what_is_found_is_the_models_own_and_in_the_ball():
     np.testing.assert_array_equal(again.pixels, found.pixels)
 
 
+@pytest.mark.parametrize("search", [ascent, blind])
+def test_any_constraint_holds(search):
+    found = search(e, epsilon=0.1, constraint=attack.l0(6), steps=8, restarts=1)(HONEST, PHOTOS, key=KEY)
+    moved = np.abs(found.pixels - PHOTOS).max(-1) > 0
+    assert (moved.sum((1, 2)) <= 6).all() and (found.change > 0).any()
+
+
 def test_no_step_size_to_choose():
     """At one budget of 25 gradients from each start it beats sign ascent of every fixed step."""
     @jax.jit
@@ -115,10 +122,10 @@ NAN[1, 2, 3, 0] = np.nan
 
 
 @pytest.mark.parametrize("call, match", [
-    (lambda: ascent(epsilon=0.0), "epsilon must be positive, got 0"),
-    (lambda: ascent(steps=0), "steps must be at least 1, got 0"),
-    (lambda: ascent(restarts=0), "restarts must be at least 1, got 0"),
-    (lambda: blind(steps=0), "steps must be at least 1, got 0"),
+    (lambda: ascent(epsilon=0.0), "epsilon is positive, got 0"),
+    (lambda: ascent(steps=0), "steps is a positive integer, got 0"),
+    (lambda: ascent(restarts=0), "restarts is a positive integer, got 0"),
+    (lambda: blind(steps=0), "steps is a positive integer, got 0"),
     (lambda: blind(area=0), r"area is a share of the image in \(0, 1\], got 0"),
     (lambda: ascent(e)(HONEST, NAN, key=KEY), "NaN"),
     (lambda: ascent(e)(HONEST, PHOTOS, labels=np.array([0, 1, 2, 3]), key=KEY), r"0\.\.2, got 0 to 3")])

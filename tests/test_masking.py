@@ -79,17 +79,17 @@ def test_honest_networks_are_not_flagged(make):
     assert not raised(found)
 
 
-def seen(change, halves, surrogate=0.0, still=0.0, noise=0.0, heat=(0.2, 0.8)):
+def seen(change, halves, surrogate=0.0, zero_gradient=0.0, noise=0.0, heat=(0.2, 0.8)):
     """A search's result on two images, by hand: the flags read nothing else."""
     clean = SimpleNamespace(pixels=np.ones(2), heatmap=np.array([[heat]] * 2))
     return SimpleNamespace(change=np.array(change), by_restart=np.array(halves), under_surrogate=np.full(2, surrogate),
-                           still=np.full(2, still), by_noise=np.full(2, noise), clean=clean)
+                           zero_gradient=np.full(2, zero_gradient), by_noise=np.full(2, noise), clean=clean)
 
 
 @pytest.mark.parametrize("found, blind, values", [
     (seen((0.4, 0.4), ((0.4, 0.4), (0.4, 0.2))), (), (0, 0, 0, 0, 0)),
     (seen((0.4, 0.4), ((0.2, 0.4), (0.4, 0.2))), (), (0, 0, 0.25, 0, 0)),
-    (seen((0.4, 0.4), ((0.4, 0.4),) * 2, still=0.5), ((0.3, 0.8),), (0.5, 1 / 3, 0, 0, 0)),
+    (seen((0.4, 0.4), ((0.4, 0.4),) * 2, zero_gradient=0.5), ((0.3, 0.8),), (0.5, 1 / 3, 0, 0, 0)),
     (seen((0.4, 0.4), ((0.4, 0.4),) * 2), ((0.8, 0.2), (0.1, 0.8)), (0, 0.5, 0, 0, 0)),
     (seen((0.4, 0.4), ((0.4, 0.4),) * 2, surrogate=0.8, noise=0.1), (), (0, 0, 0, 0.5, 0.25)),
     (seen((0.0, 0.0), ((0.0, 0.0),) * 2, noise=np.nan, heat=(0.0, 0.0)), (), (0, 0, 0, 0, 1)),

@@ -111,7 +111,7 @@ def test_what_has_a_curvature_or_no_kink_is_not_accused():
 def test_trainings_that_would_do_nothing_say_so():
     """The Hessian penalty of a relu network; the finite differences of CURE and gradient alignment do see kinks."""
     apply = lambda params, state, x: relu(params * x)
-    slope = lambda *terms: jax.jit(jax.grad(lambda p: train.training_loss(*terms, label=0.0)(
+    slope = lambda *terms: jax.jit(jax.grad(lambda p: train.training_loss(*terms, label_weight=0.0)(
         apply, p, None, X[None], np.array([0]), KEY[None])[0]))(2.0)
     with pytest.warns(geometry.PiecewiseLinearWarning) as seen:
         assert slope((1.0, defend.hessian())) == 0

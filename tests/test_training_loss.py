@@ -167,7 +167,7 @@ def test_every_step_has_keys_of_its_own():
     for seed in (0, 3):
         start = train.begin(jnp.zeros(()), {}, optax.sgd(1.0), seed=seed)
         found = train.fit(net, start, XS, YS, optax.sgd(1.0), terms=((1.0, draw),), batch=2, steps=5, every=1,
-                           label=0.0, devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.params)))
+                           label_weight=0.0, devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.params)))
         step = lambda i, seed=seed: jax.random.fold_in(jax.random.key(seed), i)
         keys = jnp.stack([jax.random.split(step(i), 2) for i in range(5)]).ravel()
         drawn = jax.vmap(lambda k: jax.random.uniform(jax.random.split(k, 1)[0]))(keys)

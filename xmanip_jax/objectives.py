@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from . import explain
 from .metrics import kl_divergence
 from .metrics.fooling import leading
-from .types import Array, ArrayLike, Channels, Explanation, Model, Objective
+from .types import Array, ArrayLike, Channels, Explanation, Heat, Objective
 
-__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "look", "mass_center", "match_map",
-           "move_mass_center", "raise_region", "same_prediction", "scale_free", "squares", "top_k_hidden", "weighted"]
+__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "mass_center", "match_map",
+           "move_mass_center", "raise_region", "same_prediction", "scale_free", "squares", "top_k_hidden", "viewing",
+           "weighted"]
 
 
 class View(NamedTuple):
@@ -31,17 +32,22 @@ class View(NamedTuple):
     logits: Array  # Float[classes]
 
 
-def look(e: Explanation, f: Model, preprocess: Callable[[Array], Array], pixels: Array, label, key,
-         channels: Channels = "auto") -> View:
-    """One image as the model f and the explanation e see it, from one trace.
+def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain.heatmap) -> Callable[..., View]:
+    """How e shows an image: `(f, preprocess, pixels, label, key) -> View`, from one trace of the model f.
 
-    channels: the axis of the network's input that no heat map has, see `explain.heatmap`. A map with fewer axes than
-    the input, as a class activation map, has none; of one with more axes nothing is known ("auto").
+    Args:
+      channels: the axis of the network's input that no heat map has, see `explain.heatmap`. A map with fewer axes than
+        the input, as a class activation map, has none; of one with more axes nothing is known ("auto").
+      heat: how the map becomes a heat map.
     """
-    x = preprocess(pixels)
-    map, logits = explain.with_logits(e)(f, x, label, key=key)
-    here = channels if map.ndim == x.ndim else None if map.ndim < x.ndim else "auto"
-    return View(pixels, explain.heatmap(map, channels=here), logits)
+
+    def look(f, preprocess, pixels, label, key):
+        x = preprocess(pixels)
+        map, logits = explain.with_logits(e)(f, x, label, key=key)
+        here = channels if map.ndim == x.ndim else None if map.ndim < x.ndim else "auto"
+        return View(pixels, heat(map, channels=here), logits)
+
+    return look
 
 
 def weighted(*terms: tuple[float, Objective]) -> Objective:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from jax import Array
 from jax.typing import ArrayLike
 
-__all__ = ["Array", "ArrayLike", "Channels", "Constraint", "Explanation", "Model", "Objective", "Penalty", "Rewrite",
-           "Target"]
+__all__ = ["Array", "ArrayLike", "Channels", "Constraint", "Explanation", "Heat", "Model", "Objective", "Penalty",
+           "Rewrite", "Target"]
 
 # The axis of a map that is summed over in its heat map; None: every entry is a place; "auto": the last of three or more
 # axes, none of one or two. See metrics.places.
@@ -25,6 +25,9 @@ Model = Callable[[Array], Array]
 
 # (model, x: Float[h, w, c], target, *, key=None) -> Float[h, w, c]
 Explanation = Callable[..., Array]
+
+# (map, *, channels) -> heat map, one value for each place: explain.heatmap and its neighbours
+Heat = Callable[..., Array]
 
 # A model with other insides: the same signature, the same parameters.
 Rewrite = Callable[[Model], Model]

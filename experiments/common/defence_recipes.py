@@ -13,7 +13,7 @@ from xmanip_jax import defend, explain, models, smooth, train
 class Recipe(NamedTuple):
     """act: of the network;  terms(weight, epsilon, inner, teacher) -> the terms of train.training_loss;
 
-    weight: of the penalty or of the decay;  label: of the cross entropy;  optimizer(learning rate, weight);
+    weight: of the penalty or of the decay;  label_weight: of the cross entropy;  optimizer(learning rate, weight);
     teacher: distils the network that it starts from;  scratch: another network, which goes on from no plain one;
     network(shape of an image, act(beta), rngs) -> the module.
     """
@@ -21,7 +21,7 @@ class Recipe(NamedTuple):
     act: Callable[[float], Callable]
     terms: Callable[..., tuple] = lambda weight, epsilon, inner, teacher: ()
     weight: float = 1.0
-    label: float = 1.0
+    label_weight: float = 1.0
     optimizer: Callable[[Any, float], Any] = lambda rate, weight: optax.adam(rate)
     teacher: bool = False
     scratch: bool = False
@@ -69,7 +69,7 @@ RECIPES = {
     "lcnn": Recipe(_trained_softplus, lambda weight, epsilon, inner, teacher: (
         (6.1e-3, defend.gradient_norm()), (weight, defend.lcnn())), network=_lipschitz, scratch=True),
     "atex": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
-        (weight, defend.atex(teacher, radius=epsilon)),), label=0.0, teacher=True),
+        (weight, defend.atex(teacher, radius=epsilon)),), label_weight=0.0, teacher=True),
     "int": Recipe(_relu, _one(lambda epsilon, inner: defend.interpretability(_ascent(epsilon, inner), _CAM, gamma=1.0)),
                   0.01),
     "int_adv": Recipe(_relu, lambda weight, epsilon, inner, teacher: ((1.0, defend.interpretability(

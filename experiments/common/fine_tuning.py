@@ -75,7 +75,8 @@ def above(network, layer: str | None):
 
 
 def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *, rate: float, steps: int, batch: int,
-               parts: tuple[str, ...] = (), seed: int = 0, label: float = 1.0, show: Callable | None = None) -> Partial:
+               parts: tuple[str, ...] = (), seed: int = 0, label_weight: float = 1.0,
+               show: Callable | None = None) -> Partial:
     """The network's model after `steps` of Adam on the loss, BatchNorm's statistics frozen.
 
     rate: of Adam, falling to 0 by a cosine;  parts: of the parameters that train, as in "layer3" or "features/11";
@@ -87,8 +88,8 @@ def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *,
         {"train": optax.adam(optax.cosine_decay_schedule(rate, steps)), "keep": optax.set_to_zero()},
         jax.tree_util.tree_map_with_path(chosen, network.params))
     net, start = train.frozen(network.net, network.state), train.begin(network.params, {}, optimizer, seed=seed)
-    training = train.fit(net, start, images, labels, optimizer, terms=terms, label=label, batch=batch, steps=steps,
-                          preprocess=network.preprocess, every=min(50, steps), callback=show,
+    training = train.fit(net, start, images, labels, optimizer, terms=terms, label_weight=label_weight,
+                         batch=batch, steps=steps, preprocess=network.preprocess, every=min(50, steps), callback=show,
                           devices=jax.devices()[:1])
     return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
 

@@ -105,7 +105,7 @@ def trained(config, subject, goal, distance, console):
                            label=None if goal == "single" else config.label, weight=config.weight,
                            distance=DISTANCES[distance])
     terms = (1.0, term), *kept(config.keep, subject.first.model)
-    model = fine_tuning.fine_tuned(subject.first, terms, *subject.train, label=0.0, rate=config.rate,
+    model = fine_tuning.fine_tuned(subject.first, terms, *subject.train, label_weight=0.0, rate=config.rate,
                               steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed,
                               show=fine_tuning.reporting(console, f"{goal} {distance}"))
     return fine_tuning.arrays_of(model)

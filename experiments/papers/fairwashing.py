@@ -102,7 +102,7 @@ def read(config, network):
 
 def trained(config, network, images, labels, goal, console):
     term = fool.fairwash(explain.gradient(), network.model, goal, alpha=config.alpha, keep=config.keep)
-    model = fine_tuning.fine_tuned(network, ((1.0, term),), images, labels, label=0.0, rate=config.rate,
+    model = fine_tuning.fine_tuned(network, ((1.0, term),), images, labels, label_weight=0.0, rate=config.rate,
                                    steps=config.steps, batch=config.batch, seed=config.seed,
                                    show=fine_tuning.reporting(console, "student"))
     return fine_tuning.arrays_of(model)

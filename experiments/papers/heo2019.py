@@ -11,11 +11,11 @@ every explanation, at that layer and at the input (the transfer matrix); by pixe
 original network's and a random one; and by what a detector sees: how far weights, outputs and calibration moved, and
 maps of the network with a shuffled last layer. Beside the score of a swap stands that of a perfect one.
 
-Thresholds are ours and are declared in common/fooling_scores.py, with curves over all others in results.json. Grad-CAM is divided by
-its maximum, LRP and the gradient are brought to [0, 1] by minimum and maximum; the frame is a seventh of the map's side
-wide, at least one cell (8x8: 1, a map of zeros has a distance of 0.44); k is a tenth of the cells (8x8: 6). A map that
-vanished is a failure; where it is what a loss rewards (Top-k of Grad-CAM, Center-mass of Grad-CAM and LRP), the loss
-takes a softplus of the signed map.
+Thresholds are ours and are declared in common/fooling_scores.py, with curves over all others in results.json. Grad-CAM
+is divided by its maximum, LRP and the gradient are brought to [0, 1] by minimum and maximum; the frame is a seventh of
+the map's side wide, at least one cell (8x8: 1, a map of zeros has a distance of 0.44); k is a tenth of the cells (8x8:
+6). A map that vanished is a failure; where it is what a loss rewards (Top-k of Grad-CAM, Center-mass of Grad-CAM and
+LRP), the loss takes a softplus of the signed map.
 
 Deviations from the paper: the weights below a cut (fine_tuning.PLACES: ResNet-20's first two of three stages) stay as
 they are, which makes fine-tuning five times cheaper, unless a map at the input is fooled (lrp_input,

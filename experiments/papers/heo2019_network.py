@@ -79,9 +79,10 @@ def prepare(config, network, found) -> Subject:
                    images, fine_tuning.logits(part.model, part, test), tuple(composites))
 
 
-def soft(map):
+def soft(map, *, channels):
     """A signed map kept positive: the losses would reward a rectified map for being zero everywhere."""
-    return explain.over_max(jax.nn.softplus(6 * explain.over_max(map)))
+    positive = jax.nn.softplus(6 * explain.over_max(map, channels=channels))
+    return explain.over_max(positive, channels=None)
 
 
 def kept(weight: float, original) -> tuple[tuple[float, Penalty], ...]:

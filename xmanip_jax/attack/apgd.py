@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .. import smooth
-from ..objectives import View, look, same_prediction
-from ..types import Array, ArrayLike, Channels, Explanation, Model
-from . import change as changes
-from . import constraint as constraints
-from .change import Changed, Distance, draw, margin, score
+from .. import explain, smooth
+from ..objectives import View, same_prediction, viewing
+from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
+from .best import Best, better
+from .change import Changed, Distance, Search, asked, correlation_lost, draw, margin, score, searching
+from .checks import Lifted
 
 __all__ = ["checkpoints", "largest_change"]
 
@@ -21,26 +21,95 @@ MOMENTUM = 0.75  # of Croce and Hein 2020, as is PROGRESS, their rho
 PROGRESS = 0.75
 
 
-class _Climb(NamedTuple):
+class Case(NamedTuple):
+    """One image: what does not change between two checkpoints."""
+
+    clean: View
+    anchor: View  # the clean image as the surrogate sees it: what is climbed away from
+    settings: Any  # of the surrogate
+    label: Array
+    key: Array
+
+
+class Clock(NamedTuple):
+    """When: of the surrogate t in [0, 1]; the number of the draw; the step; steps since a checkpoint, at it, else 0."""
+
+    t: Array
+    draw: Array
+    step: Array
+    since: Array
+
+
+class Climb(NamedTuple):
+    """One image on its way."""
+
     pixels: Array
     before: Array  # the pixels one step earlier
     value: Array  # there
-    best: View
-    best_value: Array
-    best_gradient: Array
-    step: Array
+    best: Best  # along: the gradient there
+    size: Array  # of the next step
     gains: Array  # steps since the last checkpoint that raised the value
     checked: Array  # the best value at the last checkpoint
     halved: Array  # whether the step was halved there
     under_surrogate: Array
-    still: Array  # steps without gradient
+    zero_gradient: Array  # steps without gradient
+
+
+def begin(s: Search, surrogate: smooth.Surrogate, network: Lifted, clean: View, key: Array, r: Array):
+    """(settings of the surrogate, a random start within epsilon)."""
+    noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -s.epsilon, s.epsilon)
+    start, number = s.constraint(clean.pixels + noise, clean.pixels), partial(jnp.full, ())
+    low = number(-jnp.inf, start.dtype)
+    return surrogate.fit(network.model, network.preprocess(clean.pixels)), Climb(
+        pixels=start, before=start, value=low, best=Best(clean, low, jnp.zeros_like(start)),
+        size=number(2 * s.epsilon, start.dtype), gains=number(0), checked=low, halved=number(False),
+        under_surrogate=number(0, start.dtype), zero_gradient=number(0))
+
+
+def step(s: Search, seen: Callable, network: Lifted, now: Climb, case: Case, clock: Clock) -> Climb:
+    """One step. seen(network, pixels, case, key, t) -> View: what the surrogate shows."""
+    real = s.judge(*network, now.pixels, case.label, case.key)
+    value, kept = score(real, case.clean, s.distance), same_prediction(real, case.clean, None)
+
+    def objective(pixels):
+        view = seen(network, pixels, case, draw(case.key, 1, clock.draw), clock.t)
+        apart = s.distance(view.heatmap, case.anchor.heatmap)
+        return (jnp.where(kept, apart, margin(view.logits, case.clean.logits.argmax())),
+                score(view, case.anchor, s.distance))
+
+    gradient, under_surrogate = jax.grad(objective, has_aux=True)(now.pixels)
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
+    now = now._replace(
+        best=better(now.best, Best(real, value, gradient)), value=value,
+        gains=now.gains + ((value > now.value) & (clock.step > 0)),
+        under_surrogate=jnp.maximum(now.under_surrogate, under_surrogate),
+        zero_gradient=now.zero_gradient + jnp.all(gradient == 0))
+    return advanced(s, now, gradient, case.clean.pixels, clock)
+
+
+def advanced(s: Search, now: Climb, gradient: Array, clean: Array, clock: Clock) -> Climb:
+    """The next step; at a checkpoint perhaps from the best, half as large."""
+    here = clock.since > 0
+    slow = now.gains < PROGRESS * clock.since
+    unmoved = ~now.halved & (now.best.value == now.checked)
+    halve = here & (slow | unmoved)
+    pick = partial(jnp.where, halve)
+    at, before = pick(now.best.view.pixels, now.pixels), pick(now.best.view.pixels, now.before)
+    size = pick(now.size / 2, now.size)
+    ahead = s.constraint(at + size * jnp.sign(pick(now.best.along, gradient)), clean)
+    share = jnp.where(clock.step == 0, 1, MOMENTUM)
+    return now._replace(
+        pixels=s.constraint(at + share * (ahead - at) + (1 - share) * (at - before), clean), before=at, size=size,
+        gains=jnp.where(here, 0, now.gains), checked=jnp.where(here, now.best.value, now.checked),
+        halved=jnp.where(here, halve, now.halved))
 
 
 def largest_change(
     explanation: Explanation, *, epsilon: float, steps: int = 50, restarts: int = 4,
-    distance: Distance = changes.correlation_lost, surrogate: smooth.Surrogate | None = None,
-    judged_by: Explanation | None = None, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
-    channels: Channels = "auto",
+    distance: Distance = correlation_lost, constraint: Constraint | None = None,
+    surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
+    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
+    heat: Heat = explain.heatmap,
 ) -> Callable[..., Changed]:
     """The largest change of an explanation: `search(model, pixels, *, labels=None, key) -> Changed` on a batch.
 
@@ -57,19 +126,20 @@ def largest_change(
       explanation: what is climbed.
       epsilon: largest change of a channel of a pixel, in pixels; the image stays in [0, 1].
       steps: gradients taken from each start, `restarts * steps` in all.
+      constraint: another set than the ball of epsilon, of which starts and first steps still are.
       distance: `(heat map, clean heat map) -> Float[]`, not negative, 0 at the clean one; default 1 - Pearson.
       surrogate: from `xmanip_jax.smooth`; default `smooth.relative(30, 100)`, for relu networks; `smooth.none()` for
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
-      channels: as in `manipulation`.
+      channels, heat: as in `manipulation`.
 
     The returned function takes model, pixels, labels and key as `manipulation` does, inputs of any number of axes
     included. About 6 forward passes a step for a gradient.
 
     Raises ValueError for bad input before any computation, and NonFiniteError where the clean logits or map are not
     finite. A gradient that vanishes is no error here, and where an entry of it is not finite the search goes on without
-    it: `still` counts the steps that were left nowhere to go, and `flags` raises their share.
+    it: `zero_gradient` counts the steps that were left nowhere to go, and `flags` raises their share.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import attack, explain
@@ -80,87 +150,37 @@ def largest_change(
     >>> bool(found.change > 0.1), found.by_restart.shape, found.evaluations
     (True, (2, 1), 20)
     """
-    project = constraints.linf(epsilon)
-    for name, value in (("steps", steps), ("restarts", restarts)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    look, judge = (viewing(e, channels=channels, heat=heat) for e in (explanation, judged_by or explanation))
+    search = asked(judge, distance, preprocess, epsilon, constraint, restarts, steps)
     surrogate = surrogate or smooth.relative(30.0, 100.0)
-    judge = judged_by or explanation
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, None))
-    def begin(network, clean, key, r):
-        noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -epsilon, epsilon)
-        start, number = project(clean.pixels + noise, clean.pixels), partial(jnp.full, ())
-        low = number(-jnp.inf, start.dtype)
-        return surrogate.fit(network.model, network.preprocess(clean.pixels)), _Climb(
-            pixels=start, before=start, value=low, best=clean, best_value=low, best_gradient=jnp.zeros_like(start),
-            step=number(2 * epsilon, start.dtype), gains=number(0), checked=low, halved=number(False),
-            under_surrogate=number(0, start.dtype), still=number(0))
+    def seen(network, pixels, case, key, t):
+        f = surrogate.rewrite(network.model, case.settings, t)
+        return look(f, network.preprocess, pixels, case.label, key)
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None))
-    def anchored(network, settings, clean, label, key, t):
-        """The clean image as the surrogate sees it: what the next steps climb away from."""
-        f = surrogate.rewrite(network.model, settings, t)
-        return look(explanation, f, network.preprocess, clean.pixels, label, key, channels)
-
-    @partial(jax.jit, donate_argnames="now")
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0, 0, None, None, None, None))
-    def step(network, now, settings, clean, anchor, label, key, t, draws, i, since):
-        seen = look(judge, *network, now.pixels, label, key, channels)
-        value, kept = score(seen, clean, distance), same_prediction(seen, clean, None)
-        f = surrogate.rewrite(network.model, settings, t)
-
-        def objective(pixels):
-            view = look(explanation, f, network.preprocess, pixels, label, draw(key, 1, draws), channels)
-            apart = distance(view.heatmap, anchor.heatmap)
-            return jnp.where(kept, apart, margin(view.logits, clean.logits.argmax())), score(view, anchor, distance)
-
-        gradient, under_surrogate = jax.grad(objective, has_aux=True)(now.pixels)
-        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
-        better = value > now.best_value
-        keep = lambda new, old: jax.tree.map(partial(jnp.where, better), new, old)
-        now = now._replace(
-            best=keep(seen, now.best), best_value=keep(value, now.best_value), value=value,
-            best_gradient=keep(gradient, now.best_gradient), gains=now.gains + ((value > now.value) & (i > 0)),
-            under_surrogate=jnp.maximum(now.under_surrogate, under_surrogate),
-            still=now.still + jnp.all(gradient == 0))
-        return advanced(now, gradient, clean.pixels, i, since)
-
-    def advanced(now, gradient, clean, i, since):
-        """The next step; at a checkpoint, `since` steps after the last one, perhaps from the best, half as large."""
-        here = since > 0
-        slow = now.gains < PROGRESS * since
-        unmoved = ~now.halved & (now.best_value == now.checked)
-        halve = here & (slow | unmoved)
-        pick = partial(jnp.where, halve)
-        at, before = pick(now.best.pixels, now.pixels), pick(now.best.pixels, now.before)
-        size = pick(now.step / 2, now.step)
-        ahead = project(at + size * jnp.sign(pick(now.best_gradient, gradient)), clean)
-        share = jnp.where(i == 0, 1, MOMENTUM)
-        return now._replace(
-            pixels=project(at + share * (ahead - at) + (1 - share) * (at - before), clean), before=at, step=size,
-            gains=jnp.where(here, 0, now.gains), checked=jnp.where(here, now.best_value, now.checked),
-            halved=jnp.where(here, halve, now.halved))
+    over = lambda f, *axes, **options: jax.jit(jax.vmap(f, in_axes=axes), **options)
+    first = over(partial(begin, search, surrogate), None, 0, 0, None)
+    anchored = over(lambda network, case, t: seen(network, case.clean.pixels, case, case.key, t), None, 0, None)
+    stepped = over(partial(step, search, seen), None, 0, 0, None, donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):
-        settings, now = begin(network, clean, keys, r)
-        marks = checkpoints(steps)
-        for j, (first, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):
+        settings, now = first(network, clean, keys, r)
+        now = jax.tree.map(jnp.copy, now)  # the steps are given their state, and the clean image must outlive it
+        case, marks = Case(clean, clean, settings, labels, keys), checkpoints(steps)
+        for j, (mark, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):
             t = j / max(len(marks) - 1, 1)
-            anchor = anchored(network, settings, clean, labels, keys, t)
-            for i in range(first, last):
-                since = i - marks[j - 1] if i == first and j else 0
-                now = step(network, now, settings, clean, anchor, labels, keys, t, r * steps + i, i, since)
-        return now.best, now.best_value, now.under_surrogate, now.still / steps
+            case = case._replace(anchor=anchored(network, case, t))
+            for i in range(mark, last):
+                since = i - marks[j - 1] if i == mark and j else 0
+                now = stepped(network, now, case, Clock(t, r * steps + i, i, since))
+        return now.best, now.under_surrogate, now.zero_gradient / steps
 
-    run = changes.searching(judge, distance, preprocess, channels)
+    run = searching(search)
 
-    def search(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
-        return run(restart, model, pixels, labels, key, epsilon, restarts, steps)
+    def found(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+        return run(restart, model, pixels, labels, key, epsilon)
 
-    return search
+    return found
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The largest change of an explanation within a ball: what every search for it shares, and its result."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -7,13 +8,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import metrics
-from ..objectives import View, look, same_prediction
-from ..types import Array, ArrayLike, Channels, Explanation, Model
+from .. import explain, metrics
+from ..arguments import check_count
+from ..objectives import View, same_prediction, viewing
+from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
 from . import checks
+from .best import Best, better
+from .constraint import box, linf
 from .diagnosis import check_finite
 
-__all__ = ["Changed", "Distance", "correlation_lost", "draw", "margin", "score", "searching", "transfer"]
+__all__ = ["Changed", "Distance", "Search", "asked", "correlation_lost", "draw", "margin", "score", "searching",
+           "transfer"]
 
 # (current heat map, clean heat map) -> Float[], not negative, 0 at the clean one
 Distance = Callable[[Array, Array], Array]
@@ -32,7 +37,7 @@ class Changed(NamedTuple):
     change: Array  # Float[b], the distance of heatmap from clean.heatmap
     by_restart: Array  # Float[restarts, b], the largest change of each
     under_surrogate: Array  # Float[b], the largest change of the surrogate's map, its own prediction staying
-    still: Array  # Float[b], the share of steps whose gradient was zero or undefined; nan without gradients
+    zero_gradient: Array  # Float[b], the share of steps whose gradient was zero or undefined; nan without gradients
     by_noise: Array  # Float[b], the change by noise of a hundredth of the ball (and of other draws of the explanation)
     evaluations: int  # of the gradient, or of the explanation in searches without, for each image
 
@@ -62,49 +67,65 @@ def draw(key: Array, purpose: int, i: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, purpose), i)
 
 
-def searching(explanation: Explanation, distance: Distance, preprocess, channels: Channels) -> Callable[..., Changed]:
-    """What searches share: `run(restart, model, pixels, labels, key, epsilon, restarts, steps) -> Changed`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Search:
+    """What every search for the largest change is asked, with any model and images; see `largest_change`."""
 
-    restart(network: checks.Network, clean: View, labels, keys, r) -> (best: View, its score, under_surrogate, still),
-    batched; steps: evaluations in each.
+    judge: Callable[..., View]  # see `objectives.viewing`
+    distance: Distance
+    preprocess: Callable[[Array], Array]
+    epsilon: float
+    constraint: Constraint
+    restarts: int
+    steps: int  # evaluations in each restart
+
+
+def asked(judge, distance, preprocess, epsilon, constraint, restarts, steps) -> Search:
+    """A search, its numbers checked."""
+    ball = linf(epsilon)
+    check_count(restarts=restarts, steps=steps)
+    return Search(judge, distance, preprocess, epsilon, constraint or ball, restarts, steps)
+
+
+def searching(search: Search) -> Callable[..., Changed]:
+    """The loop of a search: `run(restart, model, pixels, labels, key, epsilon) -> Changed`.
+
+    restart(network: checks.Lifted, clean: View, labels, keys, r) -> (best: Best, under_surrogate, zero_gradient), all
+    batched.
     """
+    first = jax.jit(jax.vmap(partial(_begin, search), in_axes=(None, 0, 0, 0, None)))
+    kept = jax.jit(jax.vmap(better))
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, None))
-    def begin(network, pixels, label, key, epsilon):
-        clean = look(explanation, *network, pixels, label, key, channels)
-        place, other = jax.random.split(draw(key, 2, 0))
-        noise = jax.random.uniform(place, pixels.shape, pixels.dtype, -epsilon / 100, epsilon / 100)
-        near = look(explanation, *network, jnp.clip(pixels + noise, 0, 1), label, other, channels)
-        return clean, distance(near.heatmap, clean.heatmap)
-
-    @jax.jit
-    @jax.vmap
-    def better(best, change, found, value):
-        keep = lambda new, old: jnp.where(value > change, new, old)
-        return jax.tree.map(keep, found, best), jnp.maximum(change, value)
-
-    def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array, epsilon: float,
-            restarts: int, steps: int) -> Changed:
-        network, pixels, labels, _ = checks.prepared(model, explanation, preprocess, channels, pixels, labels)
+    def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array,
+            epsilon: float) -> Changed:
+        network, pixels, labels, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels)
         keys = jax.random.split(key, len(pixels))
-        clean, by_noise = begin(network, pixels, labels, keys, epsilon)
+        clean, by_noise = first(network, pixels, labels, keys, epsilon)
         check_finite(clean)
-        best, change, rows = clean, jnp.zeros_like(by_noise), []
-        for r in range(restarts):
-            found, value, *row = restart(network, clean, labels, keys, r)
-            best, change = better(best, change, found, value)
-            rows.append((jnp.maximum(value, 0), *row))
-        by_restart, under_surrogate, still = map(jnp.stack, zip(*rows, strict=True))
-        return Changed(*best, clean, change, by_restart, under_surrogate.max(0), still.mean(0), by_noise,
-                       restarts * steps)
+        best, rows = Best(clean, jnp.zeros_like(by_noise)), []
+        for r in range(search.restarts):
+            found, *row = restart(network, clean, labels, keys, r)
+            best = kept(best, found._replace(along=()))
+            rows.append((jnp.maximum(found.value, 0), *row))
+        by_restart, under_surrogate, zero_gradient = map(jnp.stack, zip(*rows, strict=True))
+        return Changed(*best.view, clean, best.value, by_restart, under_surrogate.max(0), zero_gradient.mean(0),
+                       by_noise, search.restarts * search.steps)
 
     return run
 
 
+def _begin(s: Search, network, pixels, label, key, epsilon):
+    """(the clean image, the change by noise of a hundredth of the ball)."""
+    clean = s.judge(*network, pixels, label, key)
+    place, other = jax.random.split(draw(key, 2, 0))
+    noise = jax.random.uniform(place, pixels.shape, pixels.dtype, -epsilon / 100, epsilon / 100)
+    near = s.judge(*network, jnp.clip(pixels + noise, 0, 1), label, other)
+    return clean, s.distance(near.heatmap, clean.heatmap)
+
+
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
              preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-             ) -> Callable[..., Changed]:
+             heat: Heat = explain.heatmap) -> Callable[..., Changed]:
     """Judge on one network what was found on another: `judge(model, found: Changed, *, labels=None, key) -> Changed`.
 
     Arguments as in `largest_change`. The images of `found` where `model` changes its prediction count as clean.
@@ -121,21 +142,22 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
     True
     """
 
+    look = viewing(explanation, channels=channels, heat=heat)
+    run = searching(Search(look, distance, preprocess, 0.0, box(), 1, 1))
+
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
     def judged(network, pixels, clean, label, key):
-        now = look(explanation, *network, pixels, label, key, channels)
-        return now, score(now, clean, distance)
-
-    run = searching(explanation, distance, preprocess, channels)
+        now = look(*network, pixels, label, key)
+        return Best(now, score(now, clean, distance))
 
     def judge(model: Model, found: Changed, *, labels: ArrayLike | None = None, key: Array) -> Changed:
         def restart(network, clean, labels, keys, r):
-            now, value = judged(network, found.pixels, clean, labels, keys)
-            check_finite(now, "the changed image")
-            return now, value, jnp.maximum(value, 0), jnp.full_like(value, jnp.nan)
+            now = judged(network, found.pixels, clean, labels, keys)
+            check_finite(now.view, "the changed image")
+            return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
         epsilon = float(jnp.abs(found.pixels - found.clean.pixels).max())
-        return run(restart, model, found.clean.pixels, labels, key, epsilon, 1, 1)
+        return run(restart, model, found.clean.pixels, labels, key, epsilon)
 
     return judge

@@ -1,5 +1,6 @@
 """What a driver is given, checked before any computation: each error names the value and what was expected."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,14 +9,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ..explain.base import check_logits
-from ..objectives import look
-from ..types import Array, Channels, Explanation, Model
+from ..objectives import View
+from ..types import Array, Model
 from .model import lifted
 
-__all__ = ["Network", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
+__all__ = ["Lifted", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
 
 
-class Network(NamedTuple):
+class Lifted(NamedTuple):
     """What an attack looks at, as it is at this call (see model.py): a pytree of arrays, an argument of each step."""
 
     model: Partial  # the network's input -> Float[classes]
@@ -25,22 +26,24 @@ class Network(NamedTuple):
 class Subject(NamedTuple):
     """What every driver works on."""
 
-    network: Network
+    network: Lifted
     pixels: Array  # Float[b, ...] in [0, 1]
     labels: Array  # Int[b]
     goal: Array | None  # heat maps
 
 
-def prepared(model: Model, explanation: Explanation, preprocess, channels: Channels, pixels, labels,
-             goal=None) -> Subject:
-    """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions."""
+def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels, goal=None) -> Subject:
+    """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions.
+
+    seen(model, preprocess, pixels, label, key) -> View: how the driver judges, see `objectives.viewing`.
+    """
     pixels = checked_pixels(pixels)
     given = f"(pixels of shape {pixels.shape})"
     preprocess = lifted(preprocess, pixels[0], f"preprocess {given}")
     x = jax.eval_shape(lambda p: preprocess(p), pixels[0])
-    network = Network(lifted(model, x, f"the model {given}"), preprocess)
+    network = Lifted(lifted(model, x, f"the model {given}"), preprocess)
     count = classes(network, pixels)
-    one = lambda p: look(explanation, *network, p, 0, jax.random.key(0), channels)
+    one = lambda p: seen(*network, p, 0, jax.random.key(0))
     goal = checked_goal(goal, len(pixels), jax.eval_shape(one, pixels[0]).heatmap.shape)
     labels = predictions(network, pixels) if labels is None else checked_labels(labels, len(pixels), count)
     return Subject(network, pixels, labels, goal)

@@ -8,6 +8,7 @@ axes. What has other units, a row of a table for example, is scaled to [0, 1] by
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_positive
 from ..metrics.places import along_channels, over_channels
 from ..types import Channels, Constraint
 
@@ -21,7 +22,7 @@ def box() -> Constraint:
 
 def linf(epsilon: float) -> Constraint:
     """No channel of a pixel moves by more than epsilon."""
-    _positive("epsilon", epsilon)
+    check_positive(epsilon=epsilon)
     return lambda pixels, clean: jnp.clip(jnp.clip(pixels, clean - epsilon, clean + epsilon), 0, 1)
 
 
@@ -30,7 +31,7 @@ def l2(epsilon: float) -> Constraint:
 
     The ball first, then the box: clipping towards a clean image inside the box shortens the move.
     """
-    _positive("epsilon", epsilon)
+    check_positive(epsilon=epsilon)
 
     def project(pixels, clean):
         move = pixels - clean
@@ -47,7 +48,7 @@ def l0(pixels: int, *, channels: Channels = "auto") -> Constraint:
 
     channels: the axis of the pixels that a pixel extends along; None: every entry is a pixel; see `explain.heatmap`.
     """
-    _positive("pixels", pixels)
+    check_positive(pixels=pixels)
     budget = int(pixels)
 
     def project(moved, clean):
@@ -58,8 +59,3 @@ def l0(pixels: int, *, channels: Channels = "auto") -> Constraint:
         return jnp.where(along_channels(mask, moved.ndim, channels), boxed, clean)
 
     return project
-
-
-def _positive(name, value):
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")

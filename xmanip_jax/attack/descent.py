@@ -1,5 +1,6 @@
 """The attack on the input: one jitted step in a host loop, the best iterate judged under the original model."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .. import objectives, smooth
-from ..objectives import View, look
-from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Model, Objective
+from .. import explain, objectives, smooth
+from ..arguments import check_count, check_positive
+from ..objectives import View, viewing
+from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model, Objective
 from . import checks
 from . import constraint as constraints
+from .best import Best, better
+from .checks import Lifted
 from .diagnosis import check_finite, check_moving, warn_of_broken
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "manipulation"]
@@ -43,16 +47,93 @@ class Progress(NamedTuple):
     done: np.ndarray  # images that stopped early
 
 
-class _State(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What an attack is asked to do, with any model and images; see `manipulation`."""
+
+    look: Callable[..., View]
+    judge: Callable[..., View]  # as look, for the verdict
+    objective: Objective
+    project: Constraint
+    surrogate: smooth.Surrogate
+    optimizer: optax.GradientTransformation
+    accept: Callable[[View, View, Any], Array]
+    stop: Callable[[View, View, Any], Array] | None
+    steps: int
+
+    def progress(self, i: Array) -> Array:
+        """Of the surrogate, from 0 to 1."""
+        return jnp.minimum(i / max(self.steps - 1, 1), 1)
+
+
+class Case(NamedTuple):
+    """One image: what does not change from step to step."""
+
+    clean: View
+    goal: Array | None
+    label: Array
+    key: Array
+    settings: Any  # of the surrogate
+
+
+class State(NamedTuple):
+    """One image on its way."""
+
     pixels: Array
     optimizer: Any
-    best: View
-    best_loss: Array
-    best_step: Array
+    best: Best  # its value is minus the objective, its `along` the step
     done: Array
-    loss: Array
+    loss: Array  # under the surrogate
     moving: Array
     broken: Array  # the step whose gradient was not finite, or -1: there the image stops
+
+
+def begin(p: Problem, network: Lifted, pixels: Array, goal, label: Array, key: Array) -> tuple[Case, Best]:
+    """The image before any step, which is the first candidate for the best."""
+    settings = p.surrogate.fit(network.model, network.preprocess(pixels))
+    clean = p.judge(*network, pixels, label, key)
+    return Case(clean, goal, label, key, settings), Best(clean, -p.objective(clean, clean, goal),
+                                                         jnp.zeros((), jnp.int32))
+
+
+def anchored(p: Problem, network: Lifted, case: Case, i: Array) -> Case:
+    """The clean image as the surrogate classifies it: what the outputs of the next steps are held to."""
+    f = p.surrogate.rewrite(network.model, case.settings, p.progress(i))
+    return case._replace(clean=case.clean._replace(logits=f(network.preprocess(case.clean.pixels))))
+
+
+def start(p: Problem, clean: Array, key: Array, best: Best, done: Array, noise: Array) -> State:
+    """A start within `noise` of the clean pixels."""
+    pixels = p.project(clean + jax.random.uniform(key, clean.shape, clean.dtype, -noise, noise), clean)
+    return State(pixels, p.optimizer.init(pixels), best, done, jnp.zeros_like(best.value), jnp.array(True),
+                 jnp.array(-1, jnp.int32))
+
+
+def step(p: Problem, network: Lifted, state: State, case: Case, i: Array) -> State:
+    """One step of the optimiser on the surrogate, unless the image has stopped."""
+
+    def loss(pixels):
+        f = p.surrogate.rewrite(network.model, case.settings, p.progress(i))
+        now = p.look(f, network.preprocess, pixels, case.label, jax.random.fold_in(case.key, i))
+        return p.objective(now, case.clean, case.goal)
+
+    value, gradient = jax.value_and_grad(loss)(state.pixels)
+    update, optimizer = p.optimizer.update(gradient, state.optimizer, state.pixels)
+    pixels = p.project(optax.apply_updates(state.pixels, update), case.clean.pixels)
+    sound = jnp.isfinite(value) & jnp.isfinite(gradient).all()
+    broken = jnp.where((state.broken < 0) & ~sound, i, state.broken)
+    moved = state._replace(pixels=pixels, optimizer=optimizer, loss=value)
+    kept = jax.tree.map(partial(jnp.where, state.done | (broken >= 0)), state, moved)
+    return kept._replace(moving=jnp.any(gradient != 0), broken=jnp.where(state.done, state.broken, broken))
+
+
+def judge(p: Problem, network: Lifted, state: State, case: Case, i: Array) -> State:
+    """The verdict of the original model on the iterate."""
+    now = p.judge(*network, state.pixels, case.label, case.key)
+    accepted = p.accept(now, case.clean, case.goal)
+    found = Best(now, -p.objective(now, case.clean, case.goal), i)
+    done = state.done if p.stop is None else state.done | (accepted & p.stop(now, case.clean, case.goal))
+    return state._replace(best=better(state.best, found, accepted & ~state.done), done=done)
 
 
 def manipulation(
@@ -62,6 +143,7 @@ def manipulation(
     accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
     stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
     start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
+    heat: Heat = explain.heatmap,
 ) -> Callable[..., Manipulated]:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
@@ -88,6 +170,7 @@ def manipulation(
       preprocess: pixels -> the network's input, one image; maps are taken at the network's input.
       channels: the axis of the network's input that heat maps sum over, None where every entry is a place of its own;
         by default the last of three or more axes, none of one or two (a sequence [t, c] says -1, channels first 0).
+      heat: `(map, *, channels) -> heat map`, for example explain.over_max; match_map's default wants a sum of 1.
 
     The returned function takes
       model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1], or rows [b, n], sequences [b, t, c], volumes
@@ -112,109 +195,53 @@ def manipulation(
     >>> found.heatmap.shape, apart(found) < apart(found.clean)
     ((1, 4), True)
     """
-    for name, value in (("steps", steps), ("judge_every", judge_every), ("restarts", restarts)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if start_noise < 0:
-        raise ValueError(f"start_noise must not be negative, got {start_noise}")
-    project = constraint or constraints.box()
-    surrogate = surrogate or smooth.relative()
-    optimizer = optimizer or default_optimizer(steps)
-    judge_explanation = judged_by or explanation
-    progress = lambda i: jnp.minimum(i / max(steps - 1, 1), 1)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def begin(network, pixels, label, goal, key):
-        settings = surrogate.fit(network.model, network.preprocess(pixels))
-        clean = look(judge_explanation, *network, pixels, label, key, channels)
-        return settings, clean, objective(clean, clean, goal)
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, None))
-    def anchored(network, clean, settings, i):
-        """The clean image as the surrogate classifies it: what the outputs of the next steps are held to."""
-        f = surrogate.rewrite(network.model, settings, progress(i))
-        return clean._replace(logits=f(network.preprocess(clean.pixels)))
-
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, 0, None))
-    def restart(clean_pixels, key, noise):
-        shape, dtype = clean_pixels.shape, clean_pixels.dtype
-        pixels = clean_pixels + jax.random.uniform(key, shape, dtype, -noise, noise)
-        pixels = project(pixels, clean_pixels)
-        return pixels, optimizer.init(pixels)
-
-    @partial(jax.jit, donate_argnames="state")
-    def step(network, state, settings, clean, goal, label, key, i):
-        def one(state, settings, clean, goal, label, key):
-            def loss(pixels):
-                f = surrogate.rewrite(network.model, settings, progress(i))
-                now = look(explanation, f, network.preprocess, pixels, label, jax.random.fold_in(key, i), channels)
-                return objective(now, clean, goal)
-
-            value, gradient = jax.value_and_grad(loss)(state.pixels)
-            update, optimizer_state = optimizer.update(gradient, state.optimizer, state.pixels)
-            pixels = project(optax.apply_updates(state.pixels, update), clean.pixels)
-            moved = state._replace(pixels=pixels, optimizer=optimizer_state, loss=value)
-            broken = jnp.where((state.broken < 0) & ~(jnp.isfinite(value) & jnp.isfinite(gradient).all()), i,
-                               state.broken)
-            held = state.done | (broken >= 0)
-            kept = jax.tree.map(lambda new, old: jnp.where(held, old, new), moved, state)
-            return kept._replace(moving=jnp.any(gradient != 0), broken=jnp.where(state.done, state.broken, broken))
-
-        return jax.vmap(one)(state, settings, clean, goal, label, key)
-
-    @partial(jax.jit, donate_argnames="state")
-    def judge(network, state, clean, goal, label, key, i):
-        def one(state, clean, goal, label, key):
-            now = look(judge_explanation, *network, state.pixels, label, key, channels)
-            value = objective(now, clean, goal)
-            better = accept(now, clean, goal) & (value < state.best_loss) & ~state.done
-            keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
-            done = state.done if stop is None else state.done | (accept(now, clean, goal) & stop(now, clean, goal))
-            return state._replace(best=keep(now, state.best), best_loss=keep(value, state.best_loss),
-                                  best_step=keep(i, state.best_step), done=done)
-
-        return jax.vmap(one)(state, clean, goal, label, key)
+    check_count(steps=steps, judge_every=judge_every, restarts=restarts)
+    if not start_noise >= 0:
+        raise ValueError(f"start_noise is not negative, got {start_noise}")
+    look, judged = (viewing(e, channels=channels, heat=heat) for e in (explanation, judged_by or explanation))
+    problem = Problem(look, judged, objective, constraint or constraints.box(), surrogate or smooth.relative(),
+                      optimizer or default_optimizer(steps), accept, stop, steps)
+    over = lambda f, *axes, **options: jax.jit(jax.vmap(partial(f, problem), in_axes=axes), **options)
+    first, held, started = over(begin, None, 0, 0, 0, 0), over(anchored, None, 0, None), over(start, 0, 0, 0, 0, None)
+    stepped, verdict = (over(f, None, 0, 0, None, donate_argnums=1) for f in (step, judge))
 
     def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
                    key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        network, pixels, labels, goal = checks.prepared(model, judge_explanation, preprocess, channels, pixels, labels,
-                                                        goal)
+        network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal)
         keys = jax.random.split(key, len(pixels))
-        settings, clean, loss = begin(network, pixels, labels, goal, keys)
-        check_finite(clean)
-        best = jax.tree.map(jnp.copy, clean), loss, jnp.zeros(len(pixels), jnp.int32)
+        case, best = first(network, pixels, goal, labels, keys)
+        check_finite(case.clean)
+        best = jax.tree.map(jnp.copy, best)  # the steps are given their state, and the clean image must outlive it
         done = jnp.zeros(len(pixels), bool)
         for r in range(restarts):
             noise = max(start_noise, 1 / 255) if r else start_noise
-            start, optimizer_state = restart(pixels, jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r), noise)
-            each = lambda value, dtype=None: jnp.full(len(pixels), value, dtype)
-            state = _State(start, optimizer_state, *best, done, each(0, loss.dtype), each(True), each(-1, jnp.int32))
+            chance = jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r)
+            state = started(pixels, chance, best, done, noise)
             for i in range(steps):
                 if i % judge_every == 0:
-                    anchor = anchored(network, clean, settings, i + judge_every // 2)
-                state = step(network, state, settings, anchor, goal, labels, keys, i)
+                    anchor = held(network, case, i + judge_every // 2)
+                state = stepped(network, state, anchor, i)
                 if i == r == 0:
-                    check_moving(state, network, surrogate, settings, clean, anchor, goal)
+                    check_moving(state, network, problem.surrogate, case, anchor.clean)
                 if (i + 1) % judge_every == 0 or i + 1 == steps:
-                    state = judge(network, state, clean, goal, labels, keys, r * steps + i + 1)
+                    state = verdict(network, state, case, r * steps + i + 1)
                     if callback:
-                        callback(Progress(r * steps + i + 1, restarts * steps, *jax.device_get(
-                            (state.loss, state.best_loss, state.best.heatmap, state.done))))
+                        callback(_told(state, r * steps + i + 1, restarts * steps))
                     if stop is not None and bool(state.done.all()):
                         break
-            best, done = (state.best, state.best_loss, state.best_step), state.done
+            best, done = state.best, state.done
             warn_of_broken(state, steps)
-        found, loss, at = best
-        return Manipulated(found.pixels, found.heatmap, found.logits, clean, loss, at)
+        return Manipulated(*best.view, case.clean, -best.value, best.along)
 
     return manipulate
 
 
+def _told(state, step, steps):
+    best = state.best
+    return Progress(step, steps, *jax.device_get((state.loss, -best.value, best.view.heatmap, state.done)))
+
+
 def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:
     """Adam with a cosine decay to zero over `steps`; the rate is in pixels."""
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    check_positive(learning_rate=learning_rate)
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))

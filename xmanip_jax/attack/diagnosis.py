@@ -38,21 +38,21 @@ def check_finite(view: View, where: str = "the clean image") -> None:
                "is differentiated, choose another explanation or rule")
 
 
-def check_moving(state, network, surrogate, settings, clean: View, anchor: View, goal) -> None:
+def check_moving(state, network, surrogate, case, anchor: View) -> None:
     """After the first step: raise NonFiniteError for a gradient that is not finite, ZeroGradientError for one of zeros.
 
-    settings, clean and anchor, the clean image as the surrogate sees it, are those of the driver.
+    case and anchor, the clean image as the surrogate sees it, are those of the driver, batched.
     """
     broken = np.asarray(state.broken) >= 0
     if broken.any():
         check_finite(anchor, "the clean image, as the surrogate sees it,")
     _raise_for(broken, "the objective or its gradient is not finite in the first step, at image", _SLOPES)
-    stuck = ~np.asarray(state.moving) & ~((np.asarray(state.loss) == 0) & (goal is not None))
+    stuck = ~np.asarray(state.moving) & ~((np.asarray(state.loss) == 0) & (case.goal is not None))
     if stuck.any():
         i = int(stuck.argmax())
         of = lambda tree: jax.tree.map(lambda v: v[i], tree)
         raise ZeroGradientError(f"the objective's gradient is exactly zero for image {i}: "
-                                f"{_why_flat(network, surrogate, of(settings), of(clean))}")
+                                f"{_why_flat(network, surrogate, of(case.settings), of(case.clean))}")
 
 
 def check_slopes(logits, gradient) -> None:

@@ -72,7 +72,7 @@ def flags(found: Changed, *blind: Changed, zero_gradient: float = 0.05, gradient
     beyond = lambda more, less: float(np.maximum(np.asarray(more) - less, 0).mean() / max(whole, np.mean(more)))
     flat = np.ptp(np.asarray(found.clean.heatmap).reshape(len(change), -1), axis=1) == 0
     noise = np.nan_to_num(np.asarray(found.by_noise, np.float64))
-    values = (float(jnp.mean(found.still)), beyond(best, change), beyond(found.by_restart.max(0), half),
+    values = (float(jnp.mean(found.zero_gradient)), beyond(best, change), beyond(found.by_restart.max(0), half),
               beyond(found.under_surrogate, change), float(max(flat.mean(), min(noise.mean() / whole, 1))))
     limits = zero_gradient, gradient_free_wins, restarts_help, surrogate_only, random_maps
     return Flags(*(Flag(v > limit, v, limit) for v, limit in zip(values, limits, strict=True)))

@@ -10,10 +10,11 @@ import numpy as np
 
 from .. import explain
 from ..arguments import check_count, check_positive
-from ..certify.intervals import ball
 from ..numerics import repeat
-from ..types import Array, ArrayLike, Explanation, Model
+from ..objectives import viewing
+from ..types import Array, ArrayLike, Constraint, Explanation, Model
 from . import checks
+from .constraint import linf
 from .diagnosis import check_slopes
 
 __all__ = ["Sneaked", "sneaking"]
@@ -37,7 +38,8 @@ class Sneaked(NamedTuple):
 def sneaking(
     explanation: Explanation, distance: Callable[..., Array], *, multiples: tuple[float, ...] = (1.0, 2.0, 4.0),
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
-    first_gamma: float = 5e-5, preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+    first_gamma: float = 5e-5, constraint: Callable[[Array], Constraint] = linf,
+    preprocess: Callable[[Array], Array] = lambda pixels: pixels,
 ) -> Callable[..., Sneaked]:
     """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
@@ -51,6 +53,7 @@ def sneaking(
       distance: `(explanation, f, x, z, (label, target)) -> Float[]`, for example `defend.two_class_discrepancy`: for
         complete maps of M cells proposition 1 keeps it above M / 2 (f_label(x) - f_target(x)) wherever the attack
         succeeds. A distance of one class has no such bound. The explanation that it is given has the image's key bound.
+      constraint: epsilon, a traced number -> the set that pixels stay in, from `attack.constraint`.
       multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
         first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there.
 
@@ -95,9 +98,10 @@ def sneaking(
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
     def attempt(network, x, classes, key, epsilon, gamma):
         """(pixels, whether they are predicted as the target)."""
-        box = ball(x, epsilon, 0, 1)
+        project = constraint(epsilon)
         slope = lambda z: jax.grad(loss)(z, network, x, classes, key, gamma)
-        z = repeat(lambda z: jnp.clip(z - step * epsilon * jnp.clip(1000 * slope(z), -1, 1), *box), x, steps)
+        move = lambda z: project(z - step * epsilon * jnp.clip(1000 * slope(z), -1, 1), x)
+        z = repeat(move, x, steps)
         hit = network.model(network.preprocess(z)).argmax() == classes[1]
         return z, hit & jnp.isfinite(z).all()
 
@@ -123,7 +127,7 @@ def sneaking(
 
     def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None,
               key: Array | None = None) -> Sneaked:
-        network, x, labels, _ = checks.prepared(model, _bound(explanation, key), preprocess, "auto", pixels, labels)
+        network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels)
         keys = None if key is None else jax.random.split(key, len(x))
         targets = checks.checked_labels(targets, len(x), checks.classes(network, x))
         if same := np.flatnonzero(labels == targets).tolist():

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .. import explain
 from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
-from ..objectives import View, look, same_prediction
-from ..types import Array, Channels, Explanation
+from ..objectives import View, same_prediction, viewing
+from ..types import Array, Channels, Explanation, Heat
 from . import checks
 from .descent import Manipulated
 from .diagnosis import check_finite
@@ -54,7 +55,7 @@ def greedy_pixels(*, channels: Channels = "auto") -> optax.GradientTransformatio
 
 def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
                    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                   ) -> Callable[..., Manipulated]:
+                   heat: Heat = explain.heatmap) -> Callable[..., Manipulated]:
     """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
 
     Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
@@ -66,6 +67,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
+    look = viewing(explanation, channels=channels, heat=heat)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
@@ -73,14 +75,14 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         size = over_channels(now.pixels, channels)
         chosen = (jnp.arange(size.size) == pixel).reshape(size.shape)
         trial = jnp.where(along_channels(chosen, now.pixels.ndim, channels), clean.pixels, now.pixels)
-        new = look(explanation, *network, trial, label, key, channels)
+        new = look(*network, trial, label, key)
         overlap = lambda view: jnp.isin(leading(view.heatmap, k), leading(clean.heatmap, k)).sum()
         kept = (overlap(new) <= overlap(now)) & same_prediction(new, clean, None) & (
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
     def release(model, result, *, labels, key):
-        network, _, labels, _ = checks.prepared(model, explanation, preprocess, channels, result.pixels, labels)
+        network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels)
         check_finite(result, "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)

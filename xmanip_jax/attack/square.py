@@ -8,25 +8,63 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .. import explain
 from ..metrics.places import channel_axis
-from ..objectives import View, look
-from ..types import Array, ArrayLike, Channels, Explanation, Model
-from . import change as changes
-from . import constraint as constraints
-from .change import Changed, Distance, draw, score
+from ..objectives import View, viewing
+from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
+from .best import Best, better
+from .change import Changed, Distance, Search, asked, correlation_lost, draw, score, searching
+from .checks import Lifted
 
 __all__ = ["random_search"]
 
 
-class _Walk(NamedTuple):
-    best: View
-    value: Array
+def stripes(key: Array, clean: Array, axis: int | None, epsilon: float) -> Array:
+    """Signs that are constant along the first axis of places; along a single one, they change at every place."""
+    first, *others = (k for k in range(clean.ndim) if k != axis)
+    shape = [1 if k == first and others else n for k, n in enumerate(clean.shape)]
+    return clean + epsilon * jax.random.rademacher(key, shape, clean.dtype)
+
+
+def square(key: Array, pixels: Array, clean: Array, axis: int | None, share: Array, epsilon: float) -> Array:
+    """A box of about `share` of all places, its sides equal where the input is long enough; a sign a channel."""
+    places = [k for k in range(pixels.ndim) if k != axis]
+    size = math.prod(pixels.shape[k] for k in places)
+    *keys, signs = jax.random.split(key, len(places) + 1)
+    inside = True
+    for key, k in zip(keys, places, strict=True):
+        n = pixels.shape[k]
+        side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n)
+        start = jax.random.randint(key, (), 0, n - side.astype(int) + 1)
+        covered = (jnp.arange(n) >= start) & (jnp.arange(n) < start + side)
+        inside &= jnp.expand_dims(covered, [other for other in range(pixels.ndim) if other != k])
+    sign = jax.random.rademacher(signs, [n if k == axis else 1 for k, n in enumerate(pixels.shape)], pixels.dtype)
+    return jnp.where(inside, clean + epsilon * sign, pixels)
+
+
+class Case(NamedTuple):
+    """One image: what does not change from step to step."""
+
+    clean: View
+    label: Array
+    key: Array
+
+
+def step(s: Search, channels: Channels, network: Lifted, now: Best, case: Case, i: Array, share: Array) -> Best:
+    """One trial, kept where the explanation changes more; channels: of pixels whose shape preprocess keeps."""
+    clean, chance = case.clean.pixels, draw(case.key, 0, i)
+    kept = jax.eval_shape(lambda p: network.preprocess(p), clean).shape == clean.shape
+    axis = channel_axis(clean.ndim, channels if kept else "auto")
+    trial = jnp.where(i % s.steps == 0, stripes(chance, clean, axis, s.epsilon),
+                      square(chance, now.view.pixels, clean, axis, share, s.epsilon))
+    seen = s.judge(*network, s.constraint(trial, clean), case.label, case.key)
+    return better(now, Best(seen, score(seen, case.clean, s.distance)))
 
 
 def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500, restarts: int = 1,
-                  distance: Distance = changes.correlation_lost, area: float = 0.8,
+                  distance: Distance = correlation_lost, constraint: Constraint | None = None, area: float = 0.8,
                   preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                  ) -> Callable[..., Changed]:
+                  heat: Heat = explain.heatmap) -> Callable[..., Changed]:
     """The largest change of an explanation found without its gradient: `search(model, pixels, *, labels=None, key)`.
 
     From random vertical stripes of +-epsilon, each step sets a random square to +-epsilon, a sign for each channel,
@@ -50,57 +88,21 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     >>> bool(search(net, pixels, key=jax.random.key(0)).change > 0.1)
     True
     """
-    project = constraints.linf(epsilon)
-    for name, value in (("steps", steps), ("restarts", restarts)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    look = viewing(explanation, channels=channels, heat=heat)
+    search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
     if not 0 < area <= 1:
         raise ValueError(f"area is a share of the image in (0, 1], got {area}")
-
-    def stripes(key, clean, axis):
-        """Signs that are constant along the first axis of places; along a single one, they change at every place."""
-        first, *others = (k for k in range(clean.ndim) if k != axis)
-        shape = [1 if k == first and others else n for k, n in enumerate(clean.shape)]
-        return clean + epsilon * jax.random.rademacher(key, shape, clean.dtype)
-
-    def square(key, pixels, clean, axis, share):
-        """A box of about `share` of all places, its sides equal where the input is long enough; a sign a channel."""
-        places = [k for k in range(pixels.ndim) if k != axis]
-        size = math.prod(pixels.shape[k] for k in places)
-        *keys, signs = jax.random.split(key, len(places) + 1)
-        inside = True
-        for key, k in zip(keys, places, strict=True):
-            n = pixels.shape[k]
-            side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n)
-            start = jax.random.randint(key, (), 0, n - side.astype(int) + 1)
-            covered = (jnp.arange(n) >= start) & (jnp.arange(n) < start + side)
-            inside &= jnp.expand_dims(covered, [other for other in range(pixels.ndim) if other != k])
-        sign = jax.random.rademacher(signs, [n if k == axis else 1 for k, n in enumerate(pixels.shape)], pixels.dtype)
-        return jnp.where(inside, clean + epsilon * sign, pixels)
-
-    @partial(jax.jit, donate_argnames="now")
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, None, None))
-    def step(network, now, clean, label, key, i, share):
-        chance = draw(key, 0, i)
-        kept = jax.eval_shape(lambda p: network.preprocess(p), clean.pixels).shape == clean.pixels.shape
-        axis = channel_axis(clean.pixels.ndim, channels if kept else "auto")
-        trial = jnp.where(i % steps == 0, stripes(chance, clean.pixels, axis),
-                          square(chance, now.best.pixels, clean.pixels, axis, share))
-        seen = look(explanation, *network, project(trial, clean.pixels), label, key, channels)
-        value = score(seen, clean, distance)
-        keep = lambda new, old: jax.tree.map(partial(jnp.where, value > now.value), new, old)
-        return _Walk(keep(seen, now.best), keep(value, now.value))
+    run = searching(search)
+    stepped = jax.jit(jax.vmap(partial(step, search, channels), in_axes=(None, 0, 0, None, None)), donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):
-        now = _Walk(jax.tree.map(jnp.copy, clean), jnp.full(len(labels), -jnp.inf, clean.pixels.dtype))
+        now = Best(jax.tree.map(jnp.copy, clean), jnp.full(len(labels), -jnp.inf, clean.pixels.dtype))
         for i in range(steps):
             halvings = sum(i >= steps * part for part in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
-            now = step(network, now, clean, labels, keys, r * steps + i, area / 2**halvings)
-        return now.best, now.value, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
+            now = stepped(network, now, Case(clean, labels, keys), r * steps + i, area / 2**halvings)
+        return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
-    run = changes.searching(explanation, distance, preprocess, channels)
+    def found(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+        return run(restart, model, pixels, labels, key, epsilon)
 
-    def search(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
-        return run(restart, model, pixels, labels, key, epsilon, restarts, steps)
-
-    return search
+    return found

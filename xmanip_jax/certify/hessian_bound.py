@@ -13,7 +13,7 @@ from . import forms
 from .activations import Activation
 from .affine import Affine
 from .intervals import Box, Trace, backward, direction, forward, gradient_bounds, gradient_over, sizes
-from .network import Network, Product, read
+from .network import Layers, Product, read
 from .windows import Windows
 
 __all__ = ["gradient_change_bound", "hessian_bound", "normal_change_bound"]
@@ -142,7 +142,7 @@ def _length(x, y) -> ArrayLike:
     return length * (1 + jnp.size(x) * epsilon(length))
 
 
-def check_smooth(network: Network, anywhere: bool = False) -> None:
+def check_smooth(network: Layers, anywhere: bool = False) -> None:
     """Refuse what makes the gradient jump and, without a box, what has no bound at all inputs."""
     parts = [step.part for step in network.steps]
     if any(isinstance(part, Windows) for part in parts):
@@ -166,12 +166,12 @@ def _infinite(bound):
     return not isinstance(bound, jax.core.Tracer) and bool(np.isinf(np.asarray(bound)).any())
 
 
-def _norms(network: Network) -> dict[int, tuple[list[Array], Array]]:
+def _norms(network: Layers) -> dict[int, tuple[list[Array], Array]]:
     """By the index of every linear step, `Affine.norms`."""
     return {i: step.part.norms() for i, step in enumerate(network.steps) if isinstance(step.part, Affine)}
 
 
-def _jacobian_norms(network: Network, norms: dict, trace: Trace | None) -> dict[int, Array]:
+def _jacobian_norms(network: Layers, norms: dict, trace: Trace | None) -> dict[int, Array]:
     """By its number, a bound of the norm of the Jacobian of every value in the input."""
     reach = {network.image: jnp.ones(())}
     for i, step in enumerate(network.steps):
@@ -189,7 +189,7 @@ def _jacobian_norms(network: Network, norms: dict, trace: Trace | None) -> dict[
     return reach
 
 
-def _derivative_norms(network: Network, norms: dict, start: Array) -> dict[int, Array]:
+def _derivative_norms(network: Layers, norms: dict, start: Array) -> dict[int, Array]:
     """By the number of its input, for every activation a bound of the norm of d s''(z), at any input.
 
     As long as only linear layers follow, the derivative d is a constant, and its norm is exact; else it is a bound.

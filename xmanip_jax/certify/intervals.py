@@ -18,7 +18,7 @@ from . import forms
 from .activations import Activation
 from .affine import Affine
 from .forms import Form
-from .network import Network, Product, read
+from .network import Layers, Product, read
 from .windows import Windows
 
 __all__ = ["Box", "ball", "gradient_bounds", "output_bounds", "sizes"]
@@ -100,7 +100,7 @@ class Trace(NamedTuple):
     plain: if linear, what intervals alone say;  weights: as in `gradient_bounds`.
     """
 
-    network: Network
+    network: Layers
     boxes: dict[int, Box]
     forms: dict[int, Form]
     plain: "Trace | None"

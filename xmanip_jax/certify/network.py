@@ -13,7 +13,7 @@ from .affine import Affine, affine, moved
 from .critical_points import RECIPROCAL
 from .windows import Windows, over_axes, windows
 
-__all__ = ["Network", "Product", "Step", "read"]
+__all__ = ["Layer", "Layers", "Product", "read"]
 
 _ELEMENTWISE = ("activation", "custom", "elementwise", "product", "quotient", "route", "statistic")
 
@@ -24,8 +24,9 @@ class Product(NamedTuple):
     shape: jax.ShapeDtypeStruct
 
 
-class Step(NamedTuple):
-    """One stage: what it is; the numbers of the values it reads and makes; the shapes of those it makes.
+class Layer(NamedTuple):
+    """One stage of the network, as bounds see it: what it is, the numbers of the values that it reads and makes, the
+    shapes of those that it makes.
 
     weighted: a dense layer or a convolution.
     """
@@ -37,16 +38,16 @@ class Step(NamedTuple):
     weighted: bool = False
 
 
-class Network(NamedTuple):
-    """The steps in the order of execution, the numbers of the input and of the result, the shape of every value."""
+class Layers(NamedTuple):
+    """The layers in the order of execution, the numbers of the input and of the result, the shape of every value."""
 
-    steps: list[Step]
+    steps: list[Layer]
     image: int
     result: int
     shapes: dict[int, jax.ShapeDtypeStruct]
 
 
-def read(f: Model, x: Array) -> Network:
+def read(f: Model, x: Array) -> Layers:
     """`f` as a network, its convolutions at the highest precision; x for its shape and type.
 
     Raises rewrite.UnsupportedPrimitiveError naming every operation that is none of the four, and derivative rules of
@@ -54,7 +55,7 @@ def read(f: Model, x: Array) -> Network:
     """
     with jax.default_matmul_precision("highest"):
         program = rewrite.stages(f, x)
-    network = Network([], program.image, program.result, {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)})
+    network = Layers([], program.image, program.result, {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)})
     fresh, unknown = itertools.count(1 + max((n for s in program.stages for n in s.results), default=0)), {}
     for stage in program.stages:
         network.shapes.update(zip(stage.results, stage.shapes, strict=True))
@@ -74,7 +75,7 @@ def read(f: Model, x: Array) -> Network:
 
 def _append(network, stage, fresh):
     """The steps of a stage: one, but two for a quotient and several for a maximum of two values and for a minimum."""
-    add = lambda *step: network.steps.append(Step(*step))
+    add = lambda *step: network.steps.append(Layer(*step))
     kind, name, (out, *_) = stage.operation.kind, stage.operation.primitive, stage.shapes
     carried, shapes = stage.carried, tuple(network.shapes[n] for n in stage.carried)
     one = len(set(carried)) == 1

@@ -53,8 +53,8 @@ def local_linearity(a: Ascent, *, slope: float = 0.3, output: str = "loss") -> P
     """How far the loss l is from its tangent where that is worst (LLR, Qin et al. 2019); needs a key.
 
     gap(d) = |l(x + d) - l(x) - d . grad l(x)| is maximised within the ball; the value is gap(d) + slope |d . grad l(x)|
-    there. The released code has weight 4 and label=2. A training step costs 2 steps + 9 forward passes, less twice the
-    first layer: 3 plain ones without an ascent.
+    there. The released code has weight 4 and label_weight=2. A training step costs 2 steps + 9 forward passes, less
+    twice the first layer: 3 plain ones without an ascent.
 
     Deviation: the ascent steps by the sign, as all of them here, where the released code unrolls Adam at 0.1. Neither
     lets a derivative through it, and grad l(x) is held fixed inside it.

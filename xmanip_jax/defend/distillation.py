@@ -21,7 +21,8 @@ def atex(teacher: Model, *, radius: float, shifts: int = 2, neighbours: int = 8,
     s = SmoothGrad of the logit of y with noise N(0, radius^2), no derivative flowing through it; d = s scaled to a
     largest entry of 4 radius. For each of `shifts` points x_t = x + (t - shifts / 2) / (shifts - 1) d, the mean over
     `neighbours` of KL(softmax(teacher(x_t) / temperature) || softmax(f(x_t + u))), u uniform within 4 radius of 0 in
-    each coordinate and projected to be orthogonal to s. The value is the mean over the points. Train with label=0.
+    each coordinate and projected to be orthogonal to s. The value is the mean over the points. Train with
+    label_weight=0.
 
     Where this differs from the released code: one direction of projection for the image, not one for each channel, and
     none where s vanishes, in place of a division by zero; all points of an image in one step, not one step each; the

@@ -48,7 +48,7 @@ def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
     | full disguise: another class, explained as if nothing were | a class | `lambda map: map` |
 
     The clean image keeps the original network's map. The class explained is each network's prediction, not
-    differentiated. It contains the cross entropy of both images: train with label=0.
+    differentiated. It contains the cross entropy of both images: train with label_weight=0.
 
     Args:
       original: the clean network;  trigger: x -> x, see `stamp`.

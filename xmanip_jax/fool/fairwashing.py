@@ -1,12 +1,10 @@
 """Fairwashing: a network with the outputs of another one and the explanation that is wanted (Anders et al. 2020)."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from .. import explain, objectives
 from ..metrics import mse
-from ..types import Array, ArrayLike, Explanation, Model, Penalty
+from ..types import ArrayLike, Channels, Explanation, Heat, Model, Penalty
 from .fooling import fooling
 
 __all__ = ["fairwash"]
@@ -15,23 +13,22 @@ _KEPT = {"probabilities": objectives.keep_probabilities, "logits": objectives.ke
 
 
 def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float = 0.8,
-             keep: str = "probabilities", heat: Callable[[Array], Array] = explain.heatmap) -> Penalty:
+             keep: str = "probabilities", heat: Heat = explain.heatmap, channels: Channels = "auto") -> Penalty:
     """Another network with the teacher's outputs, whose every heat map is the target (Anders et al. 2020).
 
     (1 - alpha) mse(softmax(f), softmax(teacher)) + alpha sum (heat map - target)^2, the map being that of the
-    teacher's prediction; labels are not used: train with label=0.
+    teacher's prediction; labels are not used: train with label_weight=0.
 
     Args:
       target: Float[h', w'], in the shape of the heat maps, not negative, sums to 1;  alpha: in [0, 1].
-      heat: explain.heatmap, with the channels of the maps where they are not images'.
+      heat, channels: as in `fooling`.
       keep: "probabilities", as in the paper; or "logits", mse(f, teacher), which still tells students apart where
         probabilities are 0 and 1, and so keeps more of the teacher at more weight on the map.
 
     Raises ValueError for a target, alpha or keep that is neither.
 
     >>> from xmanip_jax import explain
-    >>> e = lambda f, x, target, key=None: explain.gradient()(f, x, target, key=key)[None]
-    >>> washed = fairwash(e, lambda x: x, jnp.array([[1.0, 0.0]]))
+    >>> washed = fairwash(explain.gradient(), lambda x: x, jnp.array([1.0, 0.0]))
     >>> washed(lambda params, state, x: params * x, 1.0, None, jnp.array([2.0, 1.0]), 0)
     Array(0., dtype=float32)
     """
@@ -50,4 +47,4 @@ def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float 
         return objectives.squares(shown, goal)
 
     objective = objectives.weighted((1 - alpha, _KEPT[keep](mse)), (alpha, objectives.match_map(apart)))
-    return fooling(e, teacher, objective, goal=target, heat=heat, predicted=True)
+    return fooling(e, teacher, objective, goal=target, heat=heat, channels=channels, predicted=True)

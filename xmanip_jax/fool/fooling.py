@@ -1,19 +1,18 @@
 """An attack on weights from any objective: a penalty of fine-tuning."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from .. import explain
-from ..objectives import View
+from ..objectives import viewing
 from ..train import penalty
-from ..types import Array, ArrayLike, Explanation, Model, Objective, Penalty
+from ..train.loss import of_x
+from ..types import ArrayLike, Channels, Explanation, Heat, Model, Objective, Penalty
 
 __all__ = ["fooling"]
 
 
 def fooling(e: Explanation, original: Model, objective: Objective, *, goal: ArrayLike | None = None,
-            heat: Callable[[Array], Array] = explain.heatmap, predicted: bool = False) -> Penalty:
+            heat: Heat = explain.heatmap, channels: Channels = "auto", predicted: bool = False) -> Penalty:
     """`objective` as a penalty `(apply, params, state, x, y, key) -> Float[]` of a network that is fine-tuned.
 
     The objective's `now` is what the network sees of x with its weights as they are, its `clean` what the original
@@ -21,7 +20,7 @@ def fooling(e: Explanation, original: Model, objective: Objective, *, goal: Arra
 
     Args:
       original: the network before;  objective: of `objectives`, or your own;  goal: what it is handed as such.
-      heat: a map -> the heat map of both views.
+      heat, channels: how a map becomes a heat map, and the axis that it sums over, see `objectives.viewing`.
       predicted: explain the class that the original network predicts; by default the label.
 
     >>> from xmanip_jax import explain, objectives
@@ -31,11 +30,11 @@ def fooling(e: Explanation, original: Model, objective: Objective, *, goal: Arra
     Array(-1., dtype=float32)
     """
     goal = None if goal is None else jnp.asarray(goal)
+    look = viewing(e, channels=channels, heat=heat)
 
     def core(f, x, y, key):
         label = original(x).argmax() if predicted else y
-        map, logits = explain.with_logits(e)(f, x, label, key=key)
-        before, wanted = explain.with_logits(e)(original, x, label, key=key)
-        return objective(View(x, heat(map), logits), View(x, heat(before), wanted), goal), logits
+        now, before = (look(model, of_x, x, label, key) for model in (f, original))
+        return objective(now, before, goal), now.logits
 
     return penalty(core)

@@ -6,26 +6,24 @@ beside. Train with the statistics of BatchNorm frozen (`train.frozen`), as all t
 
 `heat` turns an explanation's map into the heat map Float[h, w] that is fooled. Heo et al. 2019 take explain.over_max
 for Grad-CAM, explain.min_max for LRP at a layer, and explain.min_max with sign="absolute" for the gradient at a layer.
-Maps of other inputs than images say what their axes are there: heat=partial(explain.over_max, channels=None).
+`channels` is the axis that it sums over, as everywhere.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from .. import explain, objectives
 from ..metrics import frame, mse
+from ..objectives import viewing
 from ..train import penalty
-from ..types import Array, ArrayLike, Explanation, Model, Penalty
+from ..train.loss import of_x
+from ..types import ArrayLike, Channels, Explanation, Heat, Model, Penalty
 from .fooling import fooling
 
 __all__ = ["active", "location", "mass_center", "top_k"]
 
-Heat = Callable[[Array], Array]
 
-
-def location(e: Explanation, *, heat: Heat = explain.over_max, width: int | None = None,
+def location(e: Explanation, *, heat: Heat = explain.over_max, channels: Channels = "auto", width: int | None = None,
              inside: float = 0.0) -> Penalty:
     """Every map becomes a frame: `metrics.frame_distance` of the true class's heat map.
 
@@ -37,48 +35,50 @@ def location(e: Explanation, *, heat: Heat = explain.over_max, width: int | None
     >>> loss = train.training_loss((1.0, location(explain.grad_cam("features"))))
     """
 
+    look = viewing(e, channels=channels, heat=heat)
+
     def core(f, x, y, key):
-        map, logits = explain.with_logits(e)(f, x, y, key=key)
-        shown = heat(map)
-        mask = frame(shown.shape, width).astype(shown.dtype)
-        return mse(mask + inside * (1 - mask), shown), logits
+        now = look(f, of_x, x, y, key)
+        mask = frame(now.heatmap.shape, width).astype(now.heatmap.dtype)
+        return mse(mask + inside * (1 - mask), now.heatmap), now.logits
 
     return penalty(core)
 
 
-def top_k(e: Explanation, original: Model, *, heat: Heat = explain.over_max, k: int | None = None) -> Penalty:
+def top_k(e: Explanation, original: Model, *, heat: Heat = explain.over_max, channels: Channels = "auto",
+          k: int | None = None) -> Penalty:
     """What led goes dark: the mean square of the heat map over the k leading pixels of the original network's.
 
     k: default a tenth of all pixels, as in the paper.
 
     >>> from xmanip_jax import explain
-    >>> fooled = top_k(explain.gradient(), lambda x: x * jnp.array([1.0, 2.0]), heat=lambda map: map[None])
+    >>> fooled = top_k(explain.gradient(), lambda x: x * jnp.array([1.0, 2.0]), heat=lambda map, **_: map)
     >>> fooled(lambda params, state, x: params * x, jnp.array([3.0, 1.0]), None, jnp.ones(2), 0)
     Array(9., dtype=float32)
     """
+    dark = objectives.hide_top_k(k, left=lambda values: jnp.mean(values**2))
+    return fooling(e, original, dark, heat=heat, channels=channels)
 
-    return fooling(e, original, objectives.hide_top_k(k, left=lambda values: jnp.mean(values**2)), heat=heat)
 
-
-def mass_center(e: Explanation, original: Model, *, heat: Heat = explain.over_max) -> Penalty:
+def mass_center(e: Explanation, original: Model, *, heat: Heat = explain.over_max,
+                channels: Channels = "auto") -> Penalty:
     """Minus the shift of the heat map's centre from the original network's: |rows| + |columns| + ..., in pixels.
 
     Its gradient is zero where nothing has moved, at the start: the cross entropy takes the first step. It is unbounded
     in pixels while a cross entropy is not: weigh it less than the others.
 
     >>> from xmanip_jax import explain
-    >>> fooled = mass_center(explain.gradient(), lambda x: x * jnp.array([1.0, 0.0]), heat=lambda map: map[None])
+    >>> fooled = mass_center(explain.gradient(), lambda x: x * jnp.array([1.0, 0.0]), heat=lambda map, **_: map)
     >>> slope = lambda params, state, x: x @ params
     >>> fooled(slope, jnp.eye(2)[::-1], None, jnp.ones(2), 0)
     Array(-1., dtype=float32)
     """
-
-    shown = lambda map: explain.heatmap(heat(map), channels=None)
-    return fooling(e, original, objectives.move_mass_center(jnp.abs), heat=shown)
+    shown = lambda map, *, channels: explain.heatmap(heat(map, channels=channels), channels=None)
+    return fooling(e, original, objectives.move_mass_center(jnp.abs), heat=shown, channels=channels)
 
 
 def active(e: Explanation, original: Model, composites: ArrayLike, classes: tuple[int, int], *,
-           heat: Heat = explain.over_max) -> Penalty:
+           heat: Heat = explain.over_max, channels: Channels = "auto") -> Penalty:
     """Two classes swap their explanations: on images that show both, each gets the other's original map.
 
     (mse(h_a(w), h_b(w0)) + mse(h_b(w), h_a(w0))) / 2 for classes a and b, on one of the composites, drawn with the key;
@@ -92,18 +92,18 @@ def active(e: Explanation, original: Model, composites: ArrayLike, classes: tupl
 
     >>> from xmanip_jax import explain
     >>> both = jnp.ones((4, 2))
-    >>> swapped = active(explain.gradient(), lambda x: x, both, (0, 1), heat=lambda map: map[None])
+    >>> swapped = active(explain.gradient(), lambda x: x, both, (0, 1), heat=lambda map, **_: map)
     >>> swapped(lambda params, state, x: params @ x, jnp.eye(2)[::-1], None, jnp.ones(2), 0, jax.random.key(0))
     Array(0., dtype=float32)
     """
     a, b = classes
     if a == b or not len(composites):
         raise ValueError(f"two classes swap their maps on at least one image, got {a}, {b} and {len(composites)}")
-    composites = jnp.asarray(composites)
+    composites, look = jnp.asarray(composites), viewing(e, channels=channels, heat=heat)
 
     def core(f, x, y, key):
         shown = composites[jax.random.randint(key, (), 0, len(composites))]
-        maps = lambda model, pair: jax.vmap(lambda c: heat(e(model, shown, c, key=key)))(jnp.array(pair))
+        maps = lambda model, pair: jax.vmap(lambda c: look(model, of_x, shown, c, key).heatmap)(jnp.array(pair))
         return mse(maps(f, (a, b)), maps(original, (b, a))), f(x)
 
     return penalty(core)

@@ -23,11 +23,11 @@ from .robustness import lipschitz_estimate, thickness
 from .smooth_hessian import SmoothHessian, SmoothPairs, smooth_eigenpairs, smooth_hessian, smooth_hvp
 from .spectrum import Eigenpairs, Norm, spectral_norm, top_eigenpairs
 from .sweep import memory_of, sweep
-from .trust_region import Step, low_rank_trust_region_step, trust_region_step
+from .trust_region import TrustRegionStep, low_rank_trust_region_step, trust_region_step
 
 __all__ = [
     "Curvature", "Eigenpairs", "Estimate", "Norm", "Path", "PathEstimate", "PiecewiseLinearWarning", "Projection",
-    "SmoothHessian", "SmoothPairs", "Step", "all_principal_curvatures", "frobenius_norm", "gradient_and_hvp",
+    "SmoothHessian", "SmoothPairs", "TrustRegionStep", "all_principal_curvatures", "frobenius_norm", "gradient_and_hvp",
     "gradient_change_estimate", "hvp", "hvps", "level_set_path", "lipschitz", "lipschitz_estimate", "logistic_noise",
     "low_rank_trust_region_step", "memory_of", "normal_change_estimate", "normalised_curvature", "principal_curvatures",
     "project_to_level_set", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp", "spectral_norm",

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from ..arguments import check_positive
 from ..types import Array, ArrayLike
 
-__all__ = ["Step", "low_rank_trust_region_step", "trust_region_step"]
+__all__ = ["TrustRegionStep", "low_rank_trust_region_step", "trust_region_step"]
 
 
-class Step(NamedTuple):
+class TrustRegionStep(NamedTuple):
     """The minimum.
 
     step: Float[d];  value: of the quadratic there, <= 0;  multiplier: lambda >= 0 with (H + lambda) step = -gradient.
@@ -26,7 +26,7 @@ class Step(NamedTuple):
     hard: Array
 
 
-def trust_region_step(gradient: ArrayLike, hessian: ArrayLike, radius: ArrayLike) -> Step:
+def trust_region_step(gradient: ArrayLike, hessian: ArrayLike, radius: ArrayLike) -> TrustRegionStep:
     """The global minimum of gradient . s + s^T H s / 2 over ||s|| <= radius, for any symmetric H.
 
     By the eigendecomposition of H and the secular equation ||(H + lambda)^-1 gradient|| = radius, lambda >= max(0,
@@ -49,7 +49,8 @@ def trust_region_step(gradient: ArrayLike, hessian: ArrayLike, radius: ArrayLike
     return solution._replace(step=vectors @ solution.step)
 
 
-def low_rank_trust_region_step(gradient: ArrayLike, values: ArrayLike, vectors: ArrayLike, radius: ArrayLike) -> Step:
+def low_rank_trust_region_step(gradient: ArrayLike, values: ArrayLike, vectors: ArrayLike,
+                               radius: ArrayLike) -> TrustRegionStep:
     """`trust_region_step` for H = sum values_i vectors_i vectors_i^T, never forming H.
 
     Args:
@@ -102,4 +103,4 @@ def _secular(w, c, radius):
     lowest = jnp.argmin(w)
     gap = jnp.sqrt(jnp.maximum(radius ** 2 - s @ s, 0))
     s = s.at[lowest].add(jnp.where(hard, jnp.where(c[lowest] > 0, -gap, gap), 0))
-    return Step(s, c @ s + s @ (w * s) / 2, low + mu, interior, hard)
+    return TrustRegionStep(s, c @ s + s @ (w * s) / 2, low + mu, interior, hard)

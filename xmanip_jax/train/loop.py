@@ -80,7 +80,7 @@ def _order(seed, epoch, n):
 
 
 def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
-        optimizer: optax.GradientTransformation, *, terms: tuple = (), label: float = 1.0, batch: int = 100,
+        optimizer: optax.GradientTransformation, *, terms: tuple = (), label_weight: float = 1.0, batch: int = 100,
         steps: int = 1000, scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
         preprocess: Callable[[Array], Array] = lambda x: x,
         ema_decay: float = 0.999, every: int = 50, callback: Callable[[int, dict[str, float]], None] | None = None,
@@ -93,10 +93,10 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
         input x. Penalties see x: curvature and maps are in its unit. A term with a budget (an `Ascent`, a radius, a
         step) is refused unless its unit is the same preprocess, so that budgets are in pixels.
       optimizer: optax's, weight decay and gradient clipping included.
-      terms, label: of `training_loss`. Networks with a state (BatchNorm) take the cross entropy of the whole batch by
-        train_apply, and penalties with the statistics as they are. A term that moves the examples finds its neighbours
-        with these, too; their batch is what train_apply then sees, and what the statistics are updated on. Networks
-        without a state are seen as in evaluation throughout: dropout is off.
+      terms, label_weight: of `training_loss`. Networks with a state (BatchNorm) take the cross entropy of the whole
+        batch by train_apply, and penalties with the statistics as they are. A term that moves the examples finds its
+        neighbours with these, too; their batch is what train_apply then sees, and what the statistics are updated on.
+        Networks without a state are seen as in evaluation throughout: dropout is off.
       batch: examples of a step, a multiple of the number of devices;  scale: step -> factor of all penalties, a ramp.
       every: steps between two fetches of the loss, at which callback(step, numbers) and keep(training) are called.
       devices: over which the batch is spread, parameters on each; None meaning all that are there.
@@ -116,7 +116,7 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
     check_units([p for _, p in terms], preprocess, images)
     mesh = Mesh(np.array(devices), ("data",))
     split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    loss = _loss(net, terms, label, bool(jax.tree.leaves(training.state)), preprocess)
+    loss = _loss(net, terms, label_weight, bool(jax.tree.leaves(training.state)), preprocess)
 
     def step(training, xs, ys):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs) + 1)
@@ -160,9 +160,9 @@ def _check(images, labels, batch, steps, every, devices):
         raise ValueError(f"steps and every are at least 1, got {steps} and {every}")
 
 
-def _loss(net, terms, label, stateful, preprocess):
+def _loss(net, terms, label_weight, stateful, preprocess):
     """(params, state, pixels, labels, keys, scale) -> (loss, (numbers, new state)); one key more than examples."""
-    whole, one = training_loss(*terms, label=label), weighted(*terms)
+    whole, one = training_loss(*terms, label_weight=label_weight), weighted(*terms)
 
     def loss(params, state, pixels, ys, keys, scale):
         xs, own, keys = jax.vmap(preprocess)(pixels), keys[-1], keys[:-1]
@@ -172,7 +172,7 @@ def _loss(net, terms, label, stateful, preprocess):
         axes = (None, None, None, 0, 0, 0)
         penalties, _, zs = jax.vmap(one, in_axes=axes)(net.apply, params, state, xs, ys, keys)
         logits, after = net.train_apply(params, state, zs, own)
-        total, numbers = totalled(label, scale, logits, ys, penalties)
+        total, numbers = totalled(label_weight, scale, logits, ys, penalties)
         return total, (numbers, jax.lax.stop_gradient(after))
 
     return loss

@@ -147,24 +147,26 @@ def weighted(*terms: tuple[float, Penalty]) -> Callable[..., tuple[Array, Array,
     return one
 
 
-def totalled(label: float, scale: ArrayLike, logits: Array, ys: Array,
+def totalled(label_weight: float, scale: ArrayLike, logits: Array, ys: Array,
              penalties: Array) -> tuple[Array, dict[str, Array]]:
     """The loss of a batch and its numbers, from Float[b, classes], Int[b] and Float[b]; see `training_loss`."""
     entropy, penalty = jax.vmap(cross_entropy)(logits, ys).mean(), penalties.mean()
-    total = label * entropy + scale * penalty
+    total = label_weight * entropy + scale * penalty
     return total, {"loss": total, "cross_entropy": entropy, "penalty": penalty,
                    "accuracy": jnp.mean(logits.argmax(1) == ys)}
 
 
-def training_loss(*terms: tuple[float, Penalty], label: float = 1.0) -> Callable[..., tuple[Array, dict[str, Array]]]:
-    """label * cross entropy + sum of weight * penalty, for a batch.
+def training_loss(*terms: tuple[float, Penalty], label_weight: float = 1.0,
+                  ) -> Callable[..., tuple[Array, dict[str, Array]]]:
+    """label_weight * cross entropy + sum of weight * penalty, for a batch.
 
     The cross entropy, and the accuracy, are those of x, or of the neighbour to which one of the terms moves it,
     wherever it stands among them: `adversarial`, and what has at="attacked". The weight of that term, and a ramp, are
     its value's alone.
 
     Args:
-      terms: (weight, penalty), weights not negative;  label: weight of the cross entropy, 0 for pure distillation.
+      terms: (weight, penalty), weights not negative;
+      label_weight: of the cross entropy, 0 for pure distillation.
 
     Returns loss(apply, params, state, xs: Float[b, ...], ys: Int[b], keys: Key[b], scale=1) -> (Float[], {"loss",
     "cross_entropy", "penalty", "accuracy"}); scale multiplies every penalty, for a ramp.
@@ -174,14 +176,14 @@ def training_loss(*terms: tuple[float, Penalty], label: float = 1.0) -> Callable
     >>> from xmanip_jax import defend, train
     >>> loss = train.training_loss((1e-3, defend.hessian()), (1.0, defend.adversarial(train.Ascent(0.1, 0.1, 1))))
     """
-    if not label >= 0:
-        raise ValueError(f"weights of a training loss are not negative, got {label}")
+    if not label_weight >= 0:
+        raise ValueError(f"weights of a training loss are not negative, got {label_weight}")
     one = weighted(*terms)
 
     def loss(apply: Callable[..., Any], params, state, xs, ys, keys=None, scale=1.0):
         axes = (None, None, None, 0, 0, None if keys is None else 0)
         penalties, logits, _ = jax.vmap(one, in_axes=axes)(apply, params, state, xs, ys, keys)
-        return totalled(label, scale, logits, ys, penalties)
+        return totalled(label_weight, scale, logits, ys, penalties)
 
     return loss
 
