@@ -114,11 +114,12 @@ def trained(config, out, console):
             file.flush()
             bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
-        training = train.fit(
-            net, start, images, labels, optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
-            label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps), callback=show,
-            scale=lambda step: jnp.minimum(1.0, 2 * step / steps),  # half of the steps to the full weight
-            keep=lambda t: checkpoint.save_step(folder, int(t.step), t))
+        fit = train.fit(
+            optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
+            label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
+            scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
+        training = fit(net, start, images, labels, callback=show,
+                       keep=lambda t: checkpoint.save_step(folder, int(t.step), t))
     return recipe, module, net, training, *test
 
 

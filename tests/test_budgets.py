@@ -36,9 +36,9 @@ def test_normalised_inputs_move_by_the_radius_and_no_more(random_start):
     """In [0, 1] they were clipped: by 1.96 at a radius of 0.1."""
     a = Ascent(0.1, 0.05, 3, random_start=random_start)
     x = normalised(PIXELS)
-    z = jax.vmap(lambda x, y: train.ascend(lambda z: loss(z, y), x, KEY, a))(x, LABELS)
+    z = jax.vmap(lambda x, y: train.ascend(lambda z: loss(z, y), x, a, key=KEY))(x, LABELS)
     assert np.abs(z - x).max() == pytest.approx(0.1, abs=1e-5) and (jnp.abs(z - x).max((1, 2, 3)) > 0.09).all()
-    up = jax.vmap(lambda x: train.ascend(jnp.sum, x, KEY, a._replace(step=0.3)))(x)
+    up = jax.vmap(lambda x: train.ascend(jnp.sum, x, a._replace(step=0.3), key=KEY))(x)
     np.testing.assert_allclose(up, x + 0.1, atol=1e-6)  # from -2 and from 2 alike
     assert (jax.vmap(loss)(z, LABELS) > jax.vmap(loss)(x, LABELS)).all()
 
@@ -66,9 +66,9 @@ def test_an_ascent_in_pixels_is_the_ascent_of_the_pixels(name):
             z = train.sign_step(lambda p: worse(preprocess(p), y), z, box, 0.04)
         return preprocess(z)
 
-    found = jax.jit(jax.vmap(lambda p, y: train.ascend(lambda z: worse(z, y), preprocess(p), None, a)))(PIXELS, LABELS)
+    found = jax.jit(jax.vmap(lambda p, y: train.ascend(lambda z: worse(z, y), preprocess(p), a)))(PIXELS, LABELS)
     np.testing.assert_allclose(found / scale, jax.jit(jax.vmap(by_hand))(PIXELS, LABELS) / scale, atol=2e-6)
-    drawn = jax.vmap(lambda p, k: train.ascend(jnp.sum, preprocess(p), k, a._replace(random_start=True, steps=0)))(
+    drawn = jax.vmap(lambda p, k: train.ascend(jnp.sum, preprocess(p), a._replace(random_start=True, steps=0), key=k))(
         PIXELS, jax.random.split(KEY, 6))
     assert 0.09 < (np.abs(drawn - preprocess(PIXELS)) / scale).max() <= 0.1 + 1e-5
 
@@ -77,12 +77,12 @@ def test_bounds_in_pixels_narrow_the_box():
     a = Ascent(0.3, 0.3, 1, low=0.2, high=0.6, random_start=False, preprocess=normalised)
     pixels = jnp.full((1, 1, 3), 0.5)
     for sign, wanted in ((1, 0.6), (-1, 0.2)):
-        z = train.ascend(lambda z, s=sign: s * z.sum(), normalised(pixels), None, a)
+        z = train.ascend(lambda z, s=sign: s * z.sum(), normalised(pixels), a)
         np.testing.assert_allclose(z, normalised(jnp.full((1, 1, 3), wanted)), rtol=1e-5)
 
 
 def test_the_radius_holds_where_x_is_outside_of_the_bounds():
-    z = train.ascend(jnp.sum, jnp.array([2.0, -1.0]), None, Ascent(0.1, 0.1, 1, low=0, high=1, random_start=False))
+    z = train.ascend(jnp.sum, jnp.array([2.0, -1.0]), Ascent(0.1, 0.1, 1, low=0, high=1, random_start=False))
     np.testing.assert_allclose(z, [1.9, -0.9], rtol=1e-6)
 
 
@@ -91,22 +91,22 @@ def test_the_radius_holds_where_x_is_outside_of_the_bounds():
                          ids=["by image", "channels turned", "squared", "grey"])
 def test_a_ball_of_pixels_that_is_no_box_is_refused(preprocess):
     with pytest.raises(ValueError, match="affine in each number"):
-        train.ascend(jnp.sum, jnp.ones((5, 5, 3)), None, Ascent(0.1, 0.1, 1, random_start=False,
+        train.ascend(jnp.sum, jnp.ones((5, 5, 3)), Ascent(0.1, 0.1, 1, random_start=False,
                                                                  preprocess=preprocess))
 
 
 def fit(p, preprocess=normalised, images=PIXELS, **options):
     own = SimpleNamespace(apply=lambda params, state, x: params * net(x))
-    return train.fit(own, train.begin(jnp.ones(()), {}, optax.sgd(1.0)), images, LABELS, optax.sgd(1.0),
-                      terms=((1.0, defend.gradient_norm()), (1.0, p)), batch=6, steps=1, preprocess=preprocess,
-                      devices=jax.devices()[:1], **options)
+    run = train.fit(optax.sgd(1.0), terms=((1.0, defend.gradient_norm()), (1.0, p)), batch=6, steps=1,
+                    preprocess=preprocess, devices=jax.devices()[:1], **options)
+    return run(own, train.begin(jnp.ones(()), {}, optax.sgd(1.0)), images, LABELS)
 
 
 def test_fit_trains_on_neighbours_within_the_budget_in_pixels():
     a, seen = Ascent(0.1, 0.05, 3, preprocess=normalised), []
 
     def core(f, x, y, key):
-        z = train.ascend(lambda z: train.cross_entropy(f(z), y), x, key, a)
+        z = train.ascend(lambda z: train.cross_entropy(f(z), y), x, a, key=key)
         jax.debug.callback(lambda *pair: seen.append(pair), x, z)
         return jnp.zeros(()), f(z), z
 
@@ -145,7 +145,8 @@ def test_fit_preprocesses_image_by_image():
     own = SimpleNamespace(apply=lambda params, state, x: params * net(x))
     standard = lambda pixels: (pixels - pixels.mean()) / pixels.std()
     images = PIXELS * np.linspace(0.1, 1, 6, dtype=np.float32)[:, None, None, None]
-    run = lambda images, **options: train.fit(own, train.begin(jnp.ones(()), {}, optax.sgd(1.0)), images, LABELS,
-                                               optax.sgd(1.0), batch=6, steps=1, devices=jax.devices()[:1], **options)
+    run = lambda images, **options: train.fit(
+        optax.sgd(1.0), batch=6, steps=1, devices=jax.devices()[:1], **options)(
+        own, train.begin(jnp.ones(()), {}, optax.sgd(1.0)), images, LABELS)
     np.testing.assert_allclose(run(images, preprocess=standard).params,
                                run(np.stack([standard(p) for p in images])).params, rtol=1e-5)

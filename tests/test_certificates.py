@@ -203,8 +203,8 @@ def test_thickness_and_sampled_lipschitz_constants():
     @jax.jit
     def measure(radius):
         options = {"radius": radius, "chunk": 5}
-        return (geometry.thickness(e, f, x, 0, 3, KEY, samples=12, **options),
-                geometry.lipschitz_estimate(e, f, x, 0, KEY, samples=12, **options))
+        return (geometry.thickness(e, f, x, 0, 3, key=KEY, samples=12, **options),
+                geometry.lipschitz_estimate(e, f, x, 0, key=KEY, samples=12, **options))
 
     thick, slope = measure(1e-6)
     assert thick.value == 1 and slope <= np.linalg.norm(h, 2)
@@ -219,7 +219,7 @@ def test_thickness_counts_pairs():
         first = x[0, 0] - 1
         return jnp.stack([1 - 2 * jnp.abs(first), 0 * first + 0.5, 0 * first])[None]
 
-    found = geometry.thickness(e, None, jnp.ones((1, 3, 1)), 0, 1, KEY, radius=1.0, samples=4000)
+    found = geometry.thickness(e, None, jnp.ones((1, 3, 1)), 0, 1, key=KEY, radius=1.0, samples=4000)
     t = (np.arange(8) + 0.5) / 8
     kept = np.mean(np.minimum(1, 0.25 / t) + np.maximum(0, 1 - 0.75 / t))
     np.testing.assert_allclose(found.value, (kept + 1) / 2, atol=4 * found.standard_error)
@@ -234,8 +234,8 @@ def test_errors_of_certificates():
                         ("sizes and strides", lambda: certify.convolution_norm(jnp.ones((3, 3, 1, 1)), (4,))),
                         ("2 groups", lambda: certify.convolution_norm(jnp.ones((3, 1, 3)), (4,), groups=2)),
                         ("radius is positive", lambda: geometry.thickness(explain.gradient(), jnp.tanh, map[..., None],
-                                                                         0, 1, KEY, radius=0.0)),
+                                                                         0, 1, key=KEY, radius=0.0)),
                         ("below the number of pixels 4", lambda: geometry.thickness(
-                            explain.gradient(), lambda x: x.sum((0, 1)), map[..., None], 0, 4, KEY, radius=1.0))):
+                            explain.gradient(), lambda x: x.sum((0, 1)), map[..., None], 0, 4, key=KEY, radius=1.0))):
         with pytest.raises(ValueError, match=match):
             call()

@@ -116,11 +116,11 @@ def test_local_linearity_of_linear_and_quadratic_losses():
 def test_the_ascent_stays_in_the_ball_and_climbs():
     f = lambda z: jnp.sum(jnp.sin(3 * z))
     x = jnp.linspace(0, 1, 8)
-    far = train.ascend(f, x, KEY, Ascent(0.3, 0.05, 20, low=0, high=1))
+    far = train.ascend(f, x, Ascent(0.3, 0.05, 20, low=0, high=1), key=KEY)
     assert (jnp.abs(far - x) <= 0.3 + 1e-6).all() and (far >= 0).all() and (far <= 1).all()
     best = jnp.clip(jnp.pi / 6, jnp.maximum(x - 0.3, 0), jnp.minimum(x + 0.3, 1))
     assert jnp.abs(far - best).max() <= 0.05 + 1e-6
-    assert jax.grad(lambda x: train.ascend(f, x, KEY, Ascent(0.3, 0.05, 2)).sum())(x).sum() == 0
+    assert jax.grad(lambda x: train.ascend(f, x, Ascent(0.3, 0.05, 2), key=KEY).sum())(x).sum() == 0
 
 
 @pytest.mark.parametrize("count", [300])
@@ -238,7 +238,7 @@ def test_what_is_refused():
         ("shifts are at least 2", lambda: defend.atex(lambda x: x, radius=0.1, shifts=1)),
         ("not negative, got -0.1", lambda: train.training_loss((-0.1, defend.cure(step=1)))),
         ("not negative, got nan", lambda: train.training_loss((float("nan"), defend.cure(step=1)))),
-        ("a random start needs a key", lambda: train.ascend(jnp.sum, jnp.ones(2), None, A)),
+        ("a random start needs a key", lambda: train.ascend(jnp.sum, jnp.ones(2), A)),
         ("needs 1 <= dimensions", lambda: defend.tangent_space(jnp.ones(2), jnp.ones((5, 2)))),
         ("shape of x", lambda: defend.tangent_space(jnp.ones(2), jnp.ones((5, 3)))),
     ]

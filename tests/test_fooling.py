@@ -132,8 +132,8 @@ def test_fine_tuning_fools_and_leaves_the_statistics_alone():
     ys, optimizer = np.argmax(jax.vmap(ORIGINAL)(xs), 1), optax.adam(1e-2)
     net, e = train.frozen(SimpleNamespace(apply=apply), STATE), explain.grad_cam("layer", relu=False)
     term = fool.location(e, heat=explain.min_max)
-    found = train.fit(net, train.begin(PARAMS, {}, optimizer), xs, ys, optimizer, batch=8, steps=150,
-                       terms=((5.0, term),), devices=jax.devices()[:1])
+    run = train.fit(optimizer, batch=8, steps=150, terms=((5.0, term),), devices=jax.devices()[:1])
+    found = run(net, train.begin(PARAMS, {}, optimizer), xs, ys)
     distance = jax.jit(jax.vmap(partial(term, net.apply), in_axes=(None, None, 0, 0)))
     assert distance(found.params, {}, xs, ys).mean() < 0.5 * distance(PARAMS, {}, xs, ys).mean()
     np.testing.assert_allclose(net.apply(found.params, {}, xs[0]), apply(found.params, STATE, xs[0]))

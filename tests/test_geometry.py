@@ -75,10 +75,10 @@ def test_bad_points_and_functions_are_named():
             ("got outputs of shapes.*48", lambda: geometry.hvp(jnp.ravel, x, x)),
             ("int32", lambda: geometry.spectral_norm(jnp.sum, jnp.ones(3, jnp.int32))),
             ("shapes of the point", lambda: geometry.hvp(g, x, x[0])),
-            ("probe is one of", lambda: geometry.squared_frobenius_norm(g, x, KEY, probe="uniform")),
-            ("samples.*got 0", lambda: geometry.squared_frobenius_norm(g, x, KEY, samples=0)),
-            ("chunk.*got 0", lambda: geometry.squared_frobenius_norm(g, x, KEY, chunk=0)),
-            ("at least 2", lambda: geometry.frobenius_norm(g, x, KEY, samples=1)),
+            ("probe is one of", lambda: geometry.squared_frobenius_norm(g, x, key=KEY, probe="uniform")),
+            ("samples.*got 0", lambda: geometry.squared_frobenius_norm(g, x, key=KEY, samples=0)),
+            ("chunk.*got 0", lambda: geometry.squared_frobenius_norm(g, x, key=KEY, chunk=0)),
+            ("at least 2", lambda: geometry.frobenius_norm(g, x, key=KEY, samples=1)),
             ("steps = 2", lambda: geometry.top_eigenpairs(g, x, 3, steps=2)),
             ("d = 48", lambda: geometry.top_eigenpairs(g, x, 49))):
         with pytest.raises(ValueError, match=match):
@@ -88,10 +88,10 @@ def test_bad_points_and_functions_are_named():
 def test_frobenius_norm_within_its_error_and_equal_in_chunks():
     g, x, h, _ = network()
     truth = np.linalg.norm(h) ** 2
-    whole = jax.jit(lambda k: geometry.squared_frobenius_norm(g, x, k, 2000))(KEY)
+    whole = jax.jit(lambda k: geometry.squared_frobenius_norm(g, x, key=k, samples=2000))(KEY)
     assert abs(whole.value - truth) < 4 * whole.standard_error < 0.3 * truth
-    parts = jax.jit(lambda k: (geometry.squared_frobenius_norm(g, x, k, 20),
-                               geometry.squared_frobenius_norm(g, x, k, 20, chunk=8)))(KEY)
+    parts = jax.jit(lambda k: (geometry.squared_frobenius_norm(g, x, key=k, samples=20),
+                               geometry.squared_frobenius_norm(g, x, key=k, samples=20, chunk=8)))(KEY)
     np.testing.assert_allclose(*parts, rtol=1e-12)
 
 
@@ -101,7 +101,7 @@ def test_variance_of_one_probe_is_the_stated_one(probe):
     b = np.asarray(a @ a)
     variance = {"gaussian": 2 * np.sum(b * b), "rademacher": 2 * (np.sum(b * b) - np.sum(np.diag(b) ** 2)),
                 "sphere": 24 / 14 * (np.sum(b * b) - np.trace(b) ** 2 / 12)}[probe]
-    e = jax.jit(lambda k: geometry.squared_frobenius_norm(g, jnp.zeros(12), k, 20000, probe=probe))(KEY)
+    e = jax.jit(lambda k: geometry.squared_frobenius_norm(g, jnp.zeros(12), key=k, samples=20000, probe=probe))(KEY)
     np.testing.assert_allclose(e.standard_error ** 2 * 20000, variance, rtol=0.06)
     assert abs(e.value - np.trace(b)) < 4 * e.standard_error
 
@@ -109,7 +109,7 @@ def test_variance_of_one_probe_is_the_stated_one(probe):
 @jax.jit
 def trials(a, keys):
     measure = lambda n: jax.lax.map(lambda k: geometry.squared_frobenius_norm(
-        lambda x: x @ a @ x / 2, jnp.zeros(len(a)), k, n), keys, batch_size=100)
+        lambda x: x @ a @ x / 2, jnp.zeros(len(a)), key=k, samples=n), keys, batch_size=100)
     return measure(300), measure(10)
 
 
@@ -132,7 +132,8 @@ def test_the_jackknife_removes_the_root_s_bias():
 
 
 def test_the_penalty_differentiates():
-    weigh = lambda s, k: geometry.squared_frobenius_norm(lambda x: s * jnp.sum(x ** 3), jnp.arange(3.0), k, 1).value
+    weigh = lambda s, k: geometry.squared_frobenius_norm(
+        lambda x: s * jnp.sum(x ** 3), jnp.arange(3.0), key=k, samples=1).value
     np.testing.assert_allclose(jax.jit(jax.grad(weigh))(2.0, KEY), 2 * 2.0 * 36 * 5, rtol=1e-12)
 
 

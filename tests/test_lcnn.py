@@ -87,9 +87,10 @@ def trained():
     module = models.SmallLCNN(size=8, num_classes=3, rngs=nnx.Rngs(0))
     net, params, state = models.functional(module)
     optimizer, seen = optax.adam(1e-2), []
-    training = train.fit(net, train.begin(params, state, optimizer), images, labels, optimizer, batch=16, steps=20,
-                          every=20, terms=((1e-3, defend.gradient_norm()), (1.0, defend.lcnn())),
-                          callback=lambda step, numbers: seen.append(numbers), devices=jax.devices()[:1])
+    run = train.fit(optimizer, batch=16, steps=20, every=20, devices=jax.devices()[:1],
+                    terms=((1e-3, defend.gradient_norm()), (1.0, defend.lcnn())))
+    training = run(net, train.begin(params, state, optimizer), images, labels,
+                   callback=lambda step, numbers: seen.append(numbers))
     return module, net, params, jax.tree.map(jnp.asarray, training), seen
 
 

@@ -97,7 +97,8 @@ def test_errors_name_the_value():
                         ("start and end", lambda: geometry.level_set_path(g, x, x[0])),
                         ("d = 47", lambda: geometry.principal_curvatures(g, x, 48)),
                         ("steps.*got 0", lambda: geometry.normalised_curvature(g, x, steps=0)),
-                        ("beta is positive, got 0", lambda: geometry.logistic_noise(x, 0, jax.random.key(0), 1))):
+                        ("beta is positive, got 0", lambda: geometry.logistic_noise(
+                            x, 0, key=jax.random.key(0), samples=1))):
         with pytest.raises(ValueError, match=match):
             call()
 

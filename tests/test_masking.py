@@ -67,8 +67,8 @@ def trained(*terms):
     optimizer = optax.adam(3e-3)
     images, labels = np.float32(rng.uniform(size=(64, 5, 5, 1))), rng.integers(0, 3, 64)
     start = train.begin(PARAMS, {}, optimizer)
-    return network(soft, train.fit(net, start, images, labels, optimizer, terms=terms, batch=32, steps=40,
-                                    devices=jax.devices()[:1]).params)
+    run = train.fit(optimizer, terms=terms, batch=32, steps=40, devices=jax.devices()[:1])
+    return network(soft, run(net, start, images, labels).params)
 
 
 @pytest.mark.sampled(2)

@@ -72,7 +72,7 @@ def test_penalties_train_with_noise(name):
 def test_the_noise_is_not_that_of_the_start():
     """An explanation that is its own noise shows the key that it gets: another than the one that draws the start."""
     drawn = lambda f, x, target, *, key=None: x * jax.random.uniform(key, x.shape, x.dtype, -1, 1)
-    z = train.ascend(jnp.sum, X, KEY, Ascent(0.1, 0.0, 0))
+    z = train.ascend(jnp.sum, X, Ascent(0.1, 0.0, 0), key=KEY)
     found = defend.interpretability(Ascent(0.1, 0.0, 0), drawn, gamma=1.0, one_class=True)(
         apply, PARAMS, None, X, 0, KEY)
     same = jnp.abs((z - X) * jax.random.uniform(KEY, X.shape, X.dtype, -1, 1)).sum()

@@ -64,8 +64,8 @@ MEASURES = {
     "hvp": lambda g: geometry.hvp(g, X, X),
     "hvp, reverse over forward": lambda g: geometry.hvp(g, X, X, mode="reverse_over_forward"),
     "hvps": lambda g: geometry.hvps(g, X, X[None]),
-    "frobenius": lambda g: geometry.frobenius_norm(g, X, KEY, 4).value,
-    "squared frobenius": lambda g: geometry.squared_frobenius_norm(g, X, KEY, 4).value,
+    "frobenius": lambda g: geometry.frobenius_norm(g, X, key=KEY, samples=4).value,
+    "squared frobenius": lambda g: geometry.squared_frobenius_norm(g, X, key=KEY, samples=4).value,
     "spectral": lambda g: geometry.spectral_norm(g, X).value,
     "eigenpairs": lambda g: geometry.top_eigenpairs(g, X, 2).values,
     "normalised": lambda g: geometry.normalised_curvature(g, X).value,
@@ -103,7 +103,8 @@ def test_what_has_a_curvature_or_no_kink_is_not_accused():
         norm(lambda x: x @ W[:, 0] + 1), norm(lambda x: jnp.sum(x**2)), norm(lambda x: jnp.sum(jnp.abs(x) ** 3)),
         [defend.hessian(output=o)(lambda p, s, x: relu(x), None, None, X, 0, KEY) for o in outputs],
         geometry.lipschitz(explain.gradient_x_input(), relu, X, 0).value,
-        geometry.smooth_hessian(lambda x: relu(x)[0], X, KEY, 8, sigma=0.5).hessian))()  # a relu network has this one
+        # a relu network has this one
+        geometry.smooth_hessian(lambda x: relu(x)[0], X, key=KEY, samples=8, sigma=0.5).hessian))()
     assert affine == 0 and bowl == pytest.approx(2) and cubes > 1
     assert min(found) > 1e-6 and by_input > 0.1 and np.abs(stein).max() > 0
 

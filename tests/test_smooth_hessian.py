@@ -26,7 +26,7 @@ def exact():
 
 
 def test_smooth_hessian_of_a_relu_network():
-    trial = jax.vmap(lambda k: geometry.smooth_hessian(relu_net, X, k, 50, sigma=SIGMA))
+    trial = jax.vmap(lambda k: geometry.smooth_hessian(relu_net, X, key=k, samples=50, sigma=SIGMA))
     trials = jax.jit(trial)(jax.random.split(KEY, 2000))
     spread = trials.hessian.std(0)
     assert (np.abs(trials.hessian.mean(0) - exact()) < 4 * spread / 2000 ** 0.5).all()
@@ -44,9 +44,9 @@ def test_the_forms_are_one_matrix():
 
     @jax.jit
     def forms(k):
-        options = {"sigma": 0.4}
-        return (geometry.smooth_hessian(g, x, k, 5, chunk=3, **options), geometry.smooth_hvp(g, x, v, k, 5, **options),
-                geometry.smooth_eigenpairs(g, x, 10, k, 5, **options))
+        options = {"key": k, "samples": 5, "sigma": 0.4}
+        return (geometry.smooth_hessian(g, x, chunk=3, **options), geometry.smooth_hvp(g, x, v, **options),
+                geometry.smooth_eigenpairs(g, x, 10, **options))
 
     dense, product, pairs = forms(KEY)
     np.testing.assert_allclose(product.ravel(), dense.hessian @ v.ravel(), atol=1e-12)
@@ -54,9 +54,9 @@ def test_the_forms_are_one_matrix():
     np.testing.assert_allclose(flat.T * pairs.values @ flat, dense.hessian, atol=1e-12)
     assert (np.diff(np.abs(pairs.values)) <= 1e-12).all()
     np.testing.assert_allclose(pairs.gradient, dense.gradient, atol=1e-12)
-    for match, call in (("sigma is positive, got 0", lambda: geometry.smooth_hessian(g, x, KEY, sigma=0.0)),
-                        ("samples = 7", lambda: geometry.smooth_eigenpairs(g, x, 1, KEY, 7, sigma=1.0)),
-                        ("samples.*got 0", lambda: geometry.smooth_hvp(g, x, v, KEY, 0, sigma=1.0))):
+    for match, call in (("sigma is positive, got 0", lambda: geometry.smooth_hessian(g, x, key=KEY, sigma=0.0)),
+                        ("samples = 7", lambda: geometry.smooth_eigenpairs(g, x, 1, key=KEY, samples=7, sigma=1.0)),
+                        ("samples.*got 0", lambda: geometry.smooth_hvp(g, x, v, key=KEY, samples=0, sigma=1.0))):
         with pytest.raises(ValueError, match=match):
             call()
 

@@ -14,7 +14,7 @@ POINTS = jax.random.normal(jax.random.key(1), (23, 32))
 def measure(point, w):
     x, key = point["x"], point["key"]
     g = lambda x: jnp.sum(smooth.softplus_beta(w @ x, 2.0) ** 2)
-    return geometry.frobenius_norm(g, x, key, 16)
+    return geometry.frobenius_norm(g, x, key=key, samples=16)
 
 
 def test_every_chunk_gives_the_same_numbers_within_the_budget():

@@ -28,8 +28,9 @@ class Small(nnx.Module):
 
 
 def run(training, net, **options):
+    told = {name: options.pop(name) for name in ("callback", "keep") if name in options}
     options = {"terms": ((1e-3, defend.hessian()),), "batch": 10, "steps": 24, "every": 8} | options
-    return train.fit(net, training, IMAGES, LABELS, OPTIMIZER, **options)
+    return train.fit(OPTIMIZER, **options)(net, training, IMAGES, LABELS, **told)
 
 
 @pytest.mark.sampled(2)
@@ -97,9 +98,9 @@ def test_ramp_and_average():
 
 def test_what_is_refused():
     net, params, state = models.functional(Small())
-    for match, options in (("does not divide among 2 devices", {"batch": 5}), ("at least 1, got 0", {"steps": 0}),
-                           ("1 to 60 examples, got 61", {"batch": 61})):
+    for match, options in (("does not divide among 2 devices", {"batch": 5}),
+                           ("steps is a positive integer, got 0", {"steps": 0}), ("1 to 60 examples, got 61", {"batch": 61})):
         with pytest.raises(ValueError, match=match):
             run(train.begin(params, state, OPTIMIZER), net, **options)
     with pytest.raises(ValueError, match="60 images have 59 labels"):
-        train.fit(net, train.begin(params, state, OPTIMIZER), IMAGES, LABELS[1:], OPTIMIZER)
+        train.fit(OPTIMIZER)(net, train.begin(params, state, OPTIMIZER), IMAGES, LABELS[1:])

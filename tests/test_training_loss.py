@@ -40,7 +40,7 @@ class Normed(nnx.Module):
 
 
 def moved(f, x, y, a=FIXED, key=None):
-    return train.ascend(lambda z: train.cross_entropy(f(z), y), x, key, a)
+    return train.ascend(lambda z: train.cross_entropy(f(z), y), x, a, key=key)
 
 
 MOVING = {
@@ -81,7 +81,7 @@ def test_readme_s_loss_is_int_adv():
     def by_hand(x, y, key):
         f, (of_hessian, own) = partial(apply, PARAMS, None), jax.random.split(key)
         worst = lambda z: defend.discrepancy(MAP, f, x, z, y) + train.cross_entropy(f(z), y)
-        z = train.ascend(worst, x, own, a)
+        z = train.ascend(worst, x, a, key=own)
         bent = defend.hessian()(apply, PARAMS, None, x, y, of_hessian)
         return train.cross_entropy(f(z), y), 1e-3 * bent + defend.discrepancy(MAP, f, x, z, y)
 
@@ -94,8 +94,8 @@ def test_readme_s_loss_is_int_adv():
 
 def one_step(net, params, state, xs, terms, **options):
     start = train.begin(params, state, STEEP)
-    return train.fit(net, start, xs, YS, STEEP, terms=terms, batch=len(xs), steps=1, devices=jax.devices()[:1],
-                      **options)
+    run = train.fit(STEEP, terms=terms, batch=len(xs), steps=1, devices=jax.devices()[:1], **options)
+    return run(net, start, xs, YS)
 
 
 @functools.cache
@@ -166,8 +166,9 @@ def test_every_step_has_keys_of_its_own():
     net, seen = SimpleNamespace(apply=lambda params, state, x: jnp.zeros(3)), []
     for seed in (0, 3):
         start = train.begin(jnp.zeros(()), {}, optax.sgd(1.0), seed=seed)
-        found = train.fit(net, start, XS, YS, optax.sgd(1.0), terms=((1.0, draw),), batch=2, steps=5, every=1,
-                           label_weight=0.0, devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.params)))
+        run = train.fit(optax.sgd(1.0), terms=((1.0, draw),), batch=2, steps=5, every=1, label_weight=0.0,
+                        devices=jax.devices()[:1])
+        found = run(net, start, XS, YS, keep=lambda t: seen.append(float(t.params)))
         step = lambda i, seed=seed: jax.random.fold_in(jax.random.key(seed), i)
         keys = jnp.stack([jax.random.split(step(i), 2) for i in range(5)]).ravel()
         drawn = jax.vmap(lambda k: jax.random.uniform(jax.random.split(k, 1)[0]))(keys)
@@ -184,8 +185,8 @@ def test_dropout_draws_from_a_key_of_its_own():
                               params * xs[:, :3] + 0 * state["n"], {"n": jax.random.uniform(key)}))
     noisy = lambda apply, params, state, x, y, key: 0 * params
     start = train.begin(jnp.ones(()), {"n": jnp.zeros(())}, STEEP)
-    train.fit(net, start, XS, YS, STEEP, terms=((1.0, noisy),) * 4, batch=2, steps=4, every=1,
-               devices=jax.devices()[:1], keep=lambda t: seen.append(float(t.state["n"])))
+    run = train.fit(STEEP, terms=((1.0, noisy),) * 4, batch=2, steps=4, every=1, devices=jax.devices()[:1])
+    run(net, start, XS, YS, keep=lambda t: seen.append(float(t.state["n"])))
     step = [jax.random.split(jax.random.fold_in(jax.random.key(0), i), 2) for i in range(4)]
     others = jax.vmap(jax.random.uniform)(jnp.stack([jax.random.split(k, 4) for k in jnp.stack(step).ravel()]).ravel())
     assert len({*seen, *others.tolist()}) == 4 + 32

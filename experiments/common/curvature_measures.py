@@ -26,7 +26,7 @@ class Settings(NamedTuple):
 def curvature(f, x, y, key, s: Settings) -> dict:
     """Of the logit y of a smooth f at x, each with its unit; x: Float[h, w, c], the network's input."""
     g = lambda z: f(z)[y]
-    frobenius = geometry.frobenius_norm(g, x, key, s.probes)
+    frobenius = geometry.frobenius_norm(g, x, key=key, samples=s.probes)
     spectral = geometry.spectral_norm(g, x, steps=s.steps)
     relative = geometry.normalised_curvature(g, x, steps=s.steps)
     level = geometry.principal_curvatures(g, x, 1, steps=s.steps)

@@ -88,9 +88,9 @@ def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *,
         {"train": optax.adam(optax.cosine_decay_schedule(rate, steps)), "keep": optax.set_to_zero()},
         jax.tree_util.tree_map_with_path(chosen, network.params))
     net, start = train.frozen(network.net, network.state), train.begin(network.params, {}, optimizer, seed=seed)
-    training = train.fit(net, start, images, labels, optimizer, terms=terms, label_weight=label_weight,
-                         batch=batch, steps=steps, preprocess=network.preprocess, every=min(50, steps), callback=show,
-                          devices=jax.devices()[:1])
+    fit = train.fit(optimizer, terms=terms, label_weight=label_weight, batch=batch, steps=steps,
+                    preprocess=network.preprocess, every=min(50, steps), devices=jax.devices()[:1])
+    training = fit(net, start, images, labels, callback=show)
     return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
 
 

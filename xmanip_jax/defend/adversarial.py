@@ -23,7 +23,7 @@ def adversarial(a: Ascent) -> Penalty:
     """
 
     def core(f, x, y, key):
-        z = ascend(lambda z: cross_entropy(f(z), y), x, key, a)
+        z = ascend(lambda z: cross_entropy(f(z), y), x, a, key=key)
         logits = f(z)
         return jnp.zeros((), logits.dtype), logits, z
 
@@ -43,7 +43,7 @@ def trades(a: Ascent) -> Penalty:
     def core(f, x, y, key):
         logits = f(x)
         fixed = jax.lax.stop_gradient(logits)
-        attacked = ascend(lambda z: kl_divergence(fixed, f(z)), x, key, a)
+        attacked = ascend(lambda z: kl_divergence(fixed, f(z)), x, a, key=key)
         return kl_divergence(logits, f(attacked)), logits
 
     return penalty(core, unit=a.unit)
@@ -82,7 +82,7 @@ def local_linearity(a: Ascent, *, slope: float = 0.3, output: str = "loss") -> P
         def gap(z, here, gradient):
             return jnp.abs(loss(z)[0] - here - jnp.sum(gradient * (z - x)))
 
-        z = ascend(lambda z: gap(z, *jax.lax.stop_gradient((here, gradient))), x, key, a)
+        z = ascend(lambda z: gap(z, *jax.lax.stop_gradient((here, gradient))), x, a, key=key)
         return gap(z, here, gradient) + slope * jnp.abs(jnp.sum(gradient * (z - x))), logits
 
     return penalty(core, unit=a.unit)

@@ -104,7 +104,7 @@ def interpretability(a: Ascent, e: Explanation, *, gamma: float = 0.01, inner: s
             change, logits = both(z, jax.lax.stop_gradient(here))
             return change + (cross_entropy(logits, y) if at == "attacked" else 0)
 
-        z = ascend(same if inner == "same" else lambda z: cross_entropy(f(z), y), x, key, a)
+        z = ascend(same if inner == "same" else lambda z: cross_entropy(f(z), y), x, a, key=key)
         change, attacked = both(z)
         return (change, clean) if at == "clean" else (change, attacked, z)
 
@@ -138,7 +138,7 @@ def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: s
             return jnp.abs((z - x) * jax.vmap(slope)(on_the_way).mean(0)).sum()
 
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0
-        z = ascend(lambda z: loss(z) + norm(z, inner_points), x, key, a)
+        z = ascend(lambda z: loss(z) + norm(z, inner_points), x, a, key=key)
         return (norm(z, points), f(x)) if at == "clean" else (norm(z, points), f(z), z)
 
     return penalty(core, moves=at == "attacked", unit=a.unit)
@@ -170,7 +170,7 @@ def attribution_robustness(a: Ascent, e: Explanation, *, distance: Callable[[Arr
         map = lambda z: e(f, z, y, key=noise)
         here = map(x)
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0
-        z = ascend(lambda z: loss(z) + apart(jax.lax.stop_gradient(here), map(z)), x, key, a)
+        z = ascend(lambda z: loss(z) + apart(jax.lax.stop_gradient(here), map(z)), x, a, key=key)
         there, logits = explain.with_logits(e)(f, z, y, key=noise)
         return (apart(here, there), f(x)) if at == "clean" else (apart(here, there), logits, z)
 

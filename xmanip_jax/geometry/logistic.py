@@ -9,7 +9,7 @@ from ..types import Array, ArrayLike
 __all__ = ["logistic_noise"]
 
 
-def logistic_noise(direction: ArrayLike, beta: ArrayLike, key: Array, samples: int) -> Array:
+def logistic_noise(direction: ArrayLike, beta: ArrayLike, *, key: Array, samples: int) -> Array:
     """Float[samples, ...]: noise along `direction` whose length is logistic with scale 1 / beta.
 
     For g(x) = relu(w . x) and noise e along w,  E[grad g(x - e)] = grad softplus_{beta / ||w||}(w . x), exactly: the
@@ -23,7 +23,7 @@ def logistic_noise(direction: ArrayLike, beta: ArrayLike, key: Array, samples: i
 
     Raises ValueError for a beta that is not positive or samples below 1.
 
-    >>> logistic_noise(jnp.array([0.0, 2.0]), 10.0, jax.random.key(0), 3).shape
+    >>> logistic_noise(jnp.array([0.0, 2.0]), 10.0, key=jax.random.key(0), samples=3).shape
     (3, 2)
     """
     check_positive(beta=beta)

@@ -30,7 +30,7 @@ def _sphere(key, shape, dtype):
 _PROBES = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal, "sphere": _sphere}
 
 
-def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, key: Array, samples: int = 100, *,
+def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 100,
                            probe: str = "rademacher", chunk: int | None = None) -> Estimate:
     """||H||_F^2 of the Hessian of `g` at `x`, unbiased: the mean of ||H v||^2 over random v with E[v v^T] = 1.
 
@@ -53,7 +53,7 @@ def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, key: Array, sample
 
     Raises ValueError for an unknown probe, a count below 1, a g or x that `hvp` refuses.
 
-    >>> squared_frobenius_norm(lambda x: (x ** 2).sum(), jnp.ones(3), jax.random.key(0), samples=4)
+    >>> squared_frobenius_norm(lambda x: (x ** 2).sum(), jnp.ones(3), key=jax.random.key(0), samples=4)
     Estimate(value=Array(12., dtype=float32), standard_error=Array(0., dtype=float32))
     """
     squares = _squares(g, x, key, samples, probe, chunk)
@@ -61,7 +61,7 @@ def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, key: Array, sample
     return Estimate(squares.mean(), jax.lax.stop_gradient(error))
 
 
-def frobenius_norm(g: Callable[[Any], Array], x: Any, key: Array, samples: int = 100, *, probe: str = "rademacher",
+def frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 100, probe: str = "rademacher",
                    chunk: int | None = None) -> Estimate:
     """||H||_F of the Hessian of `g` at `x`, by the jackknife, with standard error se(||H||_F^2) / (2 ||H||_F).
 
@@ -70,7 +70,7 @@ def frobenius_norm(g: Callable[[Any], Array], x: Any, key: Array, samples: int =
     0.973 of the truth becomes 0.995 (rademacher), 0.966 becomes 0.990 (gaussian).
     Arguments and errors as in `squared_frobenius_norm`, with at least 2 samples. Unit g / x^2.
 
-    >>> jax.jit(lambda x, key: frobenius_norm(lambda x: (x ** 2).sum(), x, key, 4))(jnp.ones(4), jax.random.key(0))
+    >>> frobenius_norm(lambda x: (x ** 2).sum(), jnp.ones(4), key=jax.random.key(0), samples=4)
     Estimate(value=Array(4., dtype=float32), standard_error=Array(0., dtype=float32))
     """
     if samples < 2:

@@ -12,7 +12,7 @@ from .norms import Estimate
 __all__ = ["lipschitz_estimate", "thickness"]
 
 
-def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, key: Array, *, radius: float,
+def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, *, key: Array, radius: float,
               samples: int = 32, points: int = 8, chunk: int | None = None) -> Estimate:
     """The top-k thickness of an explanation (Chen et al. 2024, R2ET): how much of the way the ranking survives.
 
@@ -30,7 +30,7 @@ def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, key: A
     >>> from xmanip_jax import explain
     >>> f = lambda x: jnp.array([(x ** 2).sum()])
     >>> x = jnp.array([[[1.0], [0.1]]])
-    >>> thickness(explain.gradient(), f, x, 0, 1, jax.random.key(0), radius=0.3)
+    >>> thickness(explain.gradient(), f, x, 0, 1, key=jax.random.key(0), radius=0.3)
     Estimate(value=Array(1., dtype=float32), standard_error=Array(0., dtype=float32))
     """
     check_count(k=k, samples=samples, points=points)
@@ -53,7 +53,7 @@ def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, key: A
     return Estimate(shares.mean(), shares.std() / jnp.sqrt(jnp.maximum(samples - 1, 1)))
 
 
-def lipschitz_estimate(e: Explanation, f: Model, x: Array, target: Target, key: Array, *, radius: float,
+def lipschitz_estimate(e: Explanation, f: Model, x: Array, target: Target, *, key: Array, radius: float,
                        samples: int = 64, chunk: int | None = None) -> Array:
     """max ||e(x') - e(x)|| / ||x' - x|| over random x' within `radius` in each coordinate.
 
@@ -62,7 +62,7 @@ def lipschitz_estimate(e: Explanation, f: Model, x: Array, target: Target, key: 
 
     >>> from xmanip_jax import explain
     >>> f = lambda x: jnp.array([(x ** 2).sum()])
-    >>> lipschitz_estimate(explain.gradient(), f, jnp.ones((2, 2, 1)), 0, jax.random.key(0), radius=0.5).round(3)
+    >>> lipschitz_estimate(explain.gradient(), f, jnp.ones((2, 2, 1)), 0, key=jax.random.key(0), radius=0.5).round(3)
     Array(2., dtype=float32)
     """
     check_count(samples=samples)

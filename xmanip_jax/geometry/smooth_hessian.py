@@ -31,7 +31,7 @@ class SmoothHessian(NamedTuple):
     gradient: Any
 
 
-def smooth_hessian(g: Callable[[Any], Array], x: Any, key: Array, samples: int = 1000, *, sigma: float,
+def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 1000, sigma: float,
                    chunk: int | None = None) -> SmoothHessian:
     """The Hessian of E[g(x + sigma u)] at `x`, estimated without bias from `samples` pairs; unit g / x^2.
 
@@ -45,7 +45,7 @@ def smooth_hessian(g: Callable[[Any], Array], x: Any, key: Array, samples: int =
     Raises ValueError for sigma <= 0, counts below 1, a g that is not scalar, an x that is not real.
 
     >>> relu = lambda x: jax.nn.relu(x[0])
-    >>> at = jax.jit(lambda key: smooth_hessian(relu, jnp.zeros(1), key, 4000, sigma=0.5))(jax.random.key(0))
+    >>> at = smooth_hessian(relu, jnp.zeros(1), key=jax.random.key(0), samples=4000, sigma=0.5)
     >>> bool(abs(at.hessian[0, 0] - 0.79788) < 3 * at.standard_error[0, 0])  # the density of the noise at the kink
     True
     """
@@ -65,13 +65,13 @@ def smooth_hessian(g: Callable[[Any], Array], x: Any, key: Array, samples: int =
     return SmoothHessian(hessian / sigma, error / sigma, unravel(mean / samples))
 
 
-def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, key: Array, samples: int = 1000, *, sigma: float,
+def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: Array, samples: int = 1000, sigma: float,
                chunk: int | None = None) -> Any:
     """`smooth_hessian(...).hessian` times `v`, in the shape of x, without the matrix: memory chunk * d.
 
     The same key gives the same matrix, hence a linear and symmetric function of v. Arguments and errors as there.
 
-    >>> jax.jit(lambda key: smooth_hvp(jnp.sum, jnp.ones(2), jnp.ones(2), key, 10, sigma=0.1))(jax.random.key(0))
+    >>> smooth_hvp(jnp.sum, jnp.ones(2), jnp.ones(2), key=jax.random.key(0), samples=10, sigma=0.1)
     Array([0., 0.], dtype=float32)
     """
     pair, unravel = _pairs(g, x, sigma, samples)
@@ -92,7 +92,7 @@ class SmoothPairs(NamedTuple):
     gradient: Any
 
 
-def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, key: Array, samples: int = 100, *, sigma: float,
+def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: Array, samples: int = 100, sigma: float,
                       chunk: int | None = None) -> SmoothPairs:
     """The k largest eigenpairs of `smooth_hessian(...).hessian`, exactly, without the matrix.
 
@@ -104,7 +104,7 @@ def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, key: Array, sam
     Raises ValueError for k or samples out of range, besides what `smooth_hessian` raises.
 
     >>> g = lambda x: x[0] ** 2
-    >>> jax.jit(lambda key: smooth_eigenpairs(g, jnp.ones(8), 1, key, 4, sigma=0.1))(jax.random.key(0)).vectors.shape
+    >>> smooth_eigenpairs(g, jnp.ones(8), 1, key=jax.random.key(0), samples=4, sigma=0.1).vectors.shape
     (1, 8)
     """
     pair, unravel = _pairs(g, x, sigma, samples)

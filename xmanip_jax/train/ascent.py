@@ -47,7 +47,7 @@ def sign_step(objective: Callable[[Array], Array], x: Array, box: Box, step: Arr
     return jnp.clip(x + step * jnp.sign(jax.grad(objective)(x)), *box)
 
 
-def ascend(objective: Callable[[Array], Array], x: Array, key: Array | None, a: Ascent) -> Array:
+def ascend(objective: Callable[[Array], Array], x: Array, a: Ascent, *, key: Array | None = None) -> Array:
     """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
     2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive, unrolled
@@ -56,7 +56,7 @@ def ascend(objective: Callable[[Array], Array], x: Array, key: Array | None, a: 
     Raises ValueError for negative steps and radii, without a key where the start is random, and for a preprocess that
     is not affine in each number: the ball of pixels would be no box of x.
 
-    >>> ascend(lambda z: z.sum(), jnp.array([0.2, 0.95]), None, Ascent(0.1, 0.2, 1, high=1, random_start=False))
+    >>> ascend(lambda z: z.sum(), jnp.array([0.2, 0.95]), Ascent(0.1, 0.2, 1, high=1, random_start=False))
     Array([0.3, 1. ], dtype=float32)
     """
     if a.steps < 0:

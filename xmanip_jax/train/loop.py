@@ -1,7 +1,7 @@
 """The training loop: one jitted step in a host loop, resumable to the bit, over the devices that are there."""
 
-import functools
 from collections.abc import Callable
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ..arguments import check_count
 from ..types import Array, ArrayLike
 from .ascent import check_units
 from .loss import totalled, training_loss, weighted
@@ -74,24 +75,23 @@ def batch_indices(step: int, seed: int, n: int, batch: int) -> np.ndarray:
     return _order(seed, epoch, n)[place * batch:(place + 1) * batch].copy()
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _order(seed, epoch, n):
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
-        optimizer: optax.GradientTransformation, *, terms: tuple = (), label_weight: float = 1.0, batch: int = 100,
+def fit(optimizer: optax.GradientTransformation, *, terms: tuple = (), label_weight: float = 1.0, batch: int = 100,
         steps: int = 1000, scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
-        preprocess: Callable[[Array], Array] = lambda x: x,
-        ema_decay: float = 0.999, every: int = 50, callback: Callable[[int, dict[str, float]], None] | None = None,
-        keep: Callable[[Training], None] | None = None, devices: list | None = None) -> Training:
-    """Train until `steps` steps are done; on the same devices, a run that is interrupted and goes on ends bit-equal.
+        preprocess: Callable[[Array], Array] = lambda x: x, ema_decay: float = 0.999, every: int = 50,
+        devices: list | None = None) -> Callable[..., Training]:
+    """The loop `run(net, training, images, labels, *, callback=None, keep=None) -> Training`, until `steps` are done.
+
+    On the same devices, a run that is interrupted and goes on ends bit-equal.
 
     Args:
-      net: models.Net, or anything with its apply and train_apply;  training: of `begin`, or a kept one.
-      images: pixels Float[n, h, w, c], on the host;  labels: Int[n];  preprocess: pixels of one image -> the network's
-        input x. Penalties see x: curvature and maps are in its unit. A term with a budget (an `Ascent`, a radius, a
-        step) is refused unless its unit is the same preprocess, so that budgets are in pixels.
+      preprocess: pixels of one image -> the network's input x. Penalties see x: curvature and maps are in its unit. A
+        term with a budget (an `Ascent`, a radius, a step) is refused unless its unit is the same preprocess, so that
+        budgets are in pixels.
       optimizer: optax's, weight decay and gradient clipping included.
       terms, label_weight: of `training_loss`. Networks with a state (BatchNorm) take the cross entropy of the whole
         batch by train_apply, and penalties with the statistics as they are. A term that moves the examples finds its
@@ -99,7 +99,12 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
         Networks without a state are seen as in evaluation throughout: dropout is off.
       batch: examples of a step, a multiple of the number of devices;  scale: step -> factor of all penalties, a ramp.
       every: steps between two fetches of the loss, at which callback(step, numbers) and keep(training) are called.
+      ema_decay: of the average of the parameters, where `begin` asked for one.
       devices: over which the batch is spread, parameters on each; None meaning all that are there.
+
+    The returned function takes
+      net: models.Net, or anything with its apply and train_apply;  training: of `begin`, or a kept one;
+      images: pixels Float[n, h, w, c], on the host;  labels: Int[n].
 
     Raises NanLossError, with the last kept state, as soon as a fetched loss is not finite; ValueError for sizes
     that do not fit, and for a budget that is not in pixels.
@@ -108,56 +113,61 @@ def fit(net: Any, training: Training, images: np.ndarray, labels: np.ndarray,
     >>> net = SimpleNamespace(apply=lambda params, state, x: params * x)
     >>> images, labels = np.eye(2, dtype=np.float32), np.arange(2)
     >>> start = begin(jnp.zeros(()), {}, optax.sgd(1.0))
-    >>> bool(fit(net, start, images, labels, optax.sgd(1.0), batch=2, steps=3, devices=jax.devices()[:1]).params > 0)
+    >>> run = fit(optax.sgd(1.0), batch=2, steps=3, devices=jax.devices()[:1])
+    >>> bool(run(net, start, images, labels).params > 0)
     True
     """
+    check_count(steps=steps, every=every)
     devices = jax.devices() if devices is None else devices
-    _check(images, labels, batch, steps, every, devices)
-    check_units([p for _, p in terms], preprocess, images)
-    mesh = Mesh(np.array(devices), ("data",))
-    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
-    loss = _loss(net, terms, label_weight, bool(jax.tree.leaves(training.state)), preprocess)
+    split, whole = (NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec(*axes))
+                    for axes in (("data",), ()))
 
-    def step(training, xs, ys):
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs) + 1)
-        (_, (numbers, state)), slope = jax.value_and_grad(loss, has_aux=True)(
-            training.params, training.state, xs, ys, keys, scale(training.step))
-        update, optimizer_state = optimizer.update(slope, training.optimizer, training.params)
-        params = optax.apply_updates(training.params, update)
-        average = optax.incremental_update(params, training.ema, 1 - ema_decay) if training.ema != () else ()
-        return Training(params, state, optimizer_state, average, training.step + 1, training.seed), numbers
+    def run(net: Any, training: Training, images: np.ndarray, labels: np.ndarray, *,
+            callback: Callable[[int, dict[str, float]], None] | None = None,
+            keep: Callable[[Training], None] | None = None) -> Training:
+        _check(images, labels, batch, devices)
+        check_units([p for _, p in terms], preprocess, images)
+        loss = _loss(net, terms, label_weight, bool(jax.tree.leaves(training.state)), preprocess)
+        stepped = jax.jit(partial(_step, loss, optimizer, scale, ema_decay), donate_argnums=0)
+        training = jax.device_put(jax.tree.map(jnp.copy, training), whole)
+        done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
+        for now in range(done, steps):
+            chosen = batch_indices(now, seed, len(images), batch)
+            training, numbers = stepped(training, *(jax.device_put(v[chosen], split) for v in (images, labels)))
+            if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight lock each other
+                jax.block_until_ready(training)
+            if (now + 1) % every == 0 or now + 1 == steps:
+                found = {name: float(v) for name, v in numbers.items()}
+                if not np.isfinite(found["loss"]):
+                    raise NanLossError(f"the loss is {found['loss']} at step {now + 1}; the run stands at step "
+                                       f"{kept.step}", kept)
+                kept = jax.tree.map(np.asarray, training)
+                if callback:
+                    callback(now + 1, found)
+                if keep:
+                    keep(kept)
+        return training
 
-    run = jax.jit(step, donate_argnums=0)
-    training = jax.device_put(jax.tree.map(jnp.copy, training), whole)
-    done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
-    for now in range(done, steps):
-        chosen = batch_indices(now, seed, len(images), batch)
-        xs, ys = (jax.device_put(v[chosen], split) for v in (images, labels))
-        training, numbers = run(training, xs, ys)
-        if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight can lock each other
-            jax.block_until_ready(training)
-        if (now + 1) % every == 0 or now + 1 == steps:
-            found = {name: float(v) for name, v in numbers.items()}
-            if not np.isfinite(found["loss"]):
-                raise NanLossError(f"the loss is {found['loss']} at step {now + 1}; the run stands at step {kept.step}",
-                                   kept)
-            kept = jax.tree.map(np.asarray, training)
-            if callback:
-                callback(now + 1, found)
-            if keep:
-                keep(kept)
-    return training
+    return run
 
 
-def _check(images, labels, batch, steps, every, devices):
+def _step(loss, optimizer, scale, ema_decay, training, xs, ys):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs) + 1)
+    (_, (numbers, state)), slope = jax.value_and_grad(loss, has_aux=True)(
+        training.params, training.state, xs, ys, keys, scale(training.step))
+    update, optimizer_state = optimizer.update(slope, training.optimizer, training.params)
+    params = optax.apply_updates(training.params, update)
+    average = optax.incremental_update(params, training.ema, 1 - ema_decay) if training.ema != () else ()
+    return Training(params, state, optimizer_state, average, training.step + 1, training.seed), numbers
+
+
+def _check(images, labels, batch, devices):
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images have {len(labels)} labels")
     if not 1 <= batch <= len(images):
         raise ValueError(f"a batch has 1 to {len(images)} examples, got {batch}")
     if batch % len(devices):
         raise ValueError(f"a batch of {batch} does not divide among {len(devices)} devices")
-    if min(steps, every) < 1:
-        raise ValueError(f"steps and every are at least 1, got {steps} and {every}")
 
 
 def _loss(net, terms, label_weight, stateful, preprocess):
