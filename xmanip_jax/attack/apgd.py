@@ -1,7 +1,7 @@
 """The largest change of an explanation by gradient ascent without a step size to choose (Croce and Hein 2020)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ def largest_change(
     distance: Distance = correlation_lost, constraint: Constraint | None = None,
     surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
     preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-    heat: Heat = explain.heatmap,
+    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Changed]:
     """The largest change of an explanation: `search(model, pixels, *, labels=None, key) -> Changed` on a batch.
 
@@ -132,7 +132,7 @@ def largest_change(
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
-      channels, heat: as in `manipulation`.
+      channels, heat, devices: as in `manipulation`.
 
     The returned function takes model, pixels, labels and key as `manipulation` does, inputs of any number of axes
     included. About 6 forward passes a step for a gradient.
@@ -175,7 +175,7 @@ def largest_change(
                 now = stepped(network, now, case, Clock(t, r * steps + i, i, since))
         return now.best, now.under_surrogate, now.zero_gradient / steps
 
-    run = searching(search)
+    run = searching(search, devices)
 
     def found(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
         return run(restart, model, pixels, labels, key, epsilon)

@@ -1,7 +1,7 @@
 """The largest change of an explanation within a ball: what every search for it shares, and its result."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -87,7 +87,7 @@ def asked(judge, distance, preprocess, epsilon, constraint, restarts, steps) -> 
     return Search(judge, distance, preprocess, epsilon, constraint or ball, restarts, steps)
 
 
-def searching(search: Search) -> Callable[..., Changed]:
+def searching(search: Search, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
     """The loop of a search: `run(restart, model, pixels, labels, key, epsilon) -> Changed`.
 
     restart(network: checks.Lifted, clean: View, labels, keys, r) -> (best: Best, under_surrogate, zero_gradient), all
@@ -98,7 +98,8 @@ def searching(search: Search) -> Callable[..., Changed]:
 
     def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array,
             epsilon: float) -> Changed:
-        network, pixels, labels, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels)
+        network, pixels, labels, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels,
+                                                     devices=devices)
         keys = jax.random.split(key, len(pixels))
         clean, by_noise = first(network, pixels, labels, keys, epsilon)
         check_finite(clean)
@@ -125,7 +126,7 @@ def _begin(s: Search, network, pixels, label, key, epsilon):
 
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
              preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-             heat: Heat = explain.heatmap) -> Callable[..., Changed]:
+             heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
     """Judge on one network what was found on another: `judge(model, found: Changed, *, labels=None, key) -> Changed`.
 
     Arguments as in `largest_change`. The images of `found` where `model` changes its prediction count as clean.
@@ -143,7 +144,7 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
     """
 
     look = viewing(explanation, channels=channels, heat=heat)
-    run = searching(Search(look, distance, preprocess, 0.0, box(), 1, 1))
+    run = searching(Search(look, distance, preprocess, 0.0, box(), 1, 1), devices)
 
     @jax.jit
     @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))

@@ -1,6 +1,6 @@
 """What a driver is given, checked before any computation: each error names the value and what was expected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from ..devices import check_batch, on_each, spread
 from ..explain.base import check_logits
 from ..objectives import View
 from ..types import Array, Model
@@ -32,12 +33,16 @@ class Subject(NamedTuple):
     goal: Array | None  # heat maps
 
 
-def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels, goal=None) -> Subject:
+def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels, goal=None, *,
+             devices: Sequence[jax.Device] | None = None) -> Subject:
     """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions.
 
     seen(model, preprocess, pixels, label, key) -> View: how the driver judges, see `objectives.viewing`.
+    devices: over which the images are spread, the network on each; None: where they lie.
     """
     pixels = checked_pixels(pixels)
+    if devices is not None:
+        check_batch(len(pixels), devices)
     given = f"(pixels of shape {pixels.shape})"
     preprocess = lifted(preprocess, pixels[0], f"preprocess {given}")
     x = jax.eval_shape(lambda p: preprocess(p), pixels[0])
@@ -45,8 +50,9 @@ def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels
     count = classes(network, pixels)
     one = lambda p: seen(*network, p, 0, jax.random.key(0))
     goal = checked_goal(goal, len(pixels), jax.eval_shape(one, pixels[0]).heatmap.shape)
-    labels = predictions(network, pixels) if labels is None else checked_labels(labels, len(pixels), count)
-    return Subject(network, pixels, labels, goal)
+    labels = None if labels is None else checked_labels(labels, len(pixels), count)
+    network, (pixels, goal, labels) = on_each(network, devices), spread((pixels, goal, labels), devices)
+    return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal)
 
 
 def classes(network, pixels):

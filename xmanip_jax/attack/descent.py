@@ -1,7 +1,7 @@
 """The attack on the input: one jitted step in a host loop, the best iterate judged under the original model."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -143,7 +143,7 @@ def manipulation(
     accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
     stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
     start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-    heat: Heat = explain.heatmap,
+    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Manipulated]:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
@@ -171,6 +171,7 @@ def manipulation(
       channels: the axis of the network's input that heat maps sum over, None where every entry is a place of its own;
         by default the last of three or more axes, none of one or two (a sequence [t, c] says -1, channels first 0).
       heat: `(map, *, channels) -> heat map`, for example explain.over_max; match_map's default wants a sum of 1.
+      devices: over which the images are spread; default where they lie.
 
     The returned function takes
       model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1], or rows [b, n], sequences [b, t, c], volumes
@@ -207,7 +208,8 @@ def manipulation(
 
     def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
                    key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal)
+        network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal,
+                                                        devices=devices)
         keys = jax.random.split(key, len(pixels))
         case, best = first(network, pixels, goal, labels, keys)
         check_finite(case.clean)

@@ -1,6 +1,6 @@
 """The interpretability sneaking attack: a wrong prediction whose explanation changes as little as it can."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def sneaking(
     explanation: Explanation, distance: Callable[..., Array], *, multiples: tuple[float, ...] = (1.0, 2.0, 4.0),
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
     first_gamma: float = 5e-5, constraint: Callable[[Array], Constraint] = linf,
-    preprocess: Callable[[Array], Array] = lambda pixels: pixels,
+    preprocess: Callable[[Array], Array] = lambda pixels: pixels, devices: Sequence[jax.Device] | None = None,
 ) -> Callable[..., Sneaked]:
     """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
@@ -55,7 +55,8 @@ def sneaking(
         succeeds. A distance of one class has no such bound. The explanation that it is given has the image's key bound.
       constraint: epsilon, a traced number -> the set that pixels stay in, from `attack.constraint`.
       multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
-        first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there.
+        first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there;  devices: as in
+        `manipulation`.
 
     The returned function takes pixels: Float[b, h, w, c], or any Float[b, ...], in [0, 1]; targets: Int[b], the classes
     to be predicted; labels: Int[b], by default the clean predictions; key: of an explanation that averages over noise,
@@ -127,7 +128,8 @@ def sneaking(
 
     def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None,
               key: Array | None = None) -> Sneaked:
-        network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels)
+        network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels,
+                                                devices=devices)
         keys = None if key is None else jax.random.split(key, len(x))
         targets = checks.checked_labels(targets, len(x), checks.classes(network, x))
         if same := np.flatnonzero(labels == targets).tolist():

@@ -4,7 +4,7 @@ The greedy scheme is an optax transformation: each step releases one more pixel.
 under `constraint.l0`. `release_pixels` gives back, after either, the pixels that were not needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -55,7 +55,8 @@ def greedy_pixels(*, channels: Channels = "auto") -> optax.GradientTransformatio
 
 def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
                    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                   heat: Heat = explain.heatmap) -> Callable[..., Manipulated]:
+                   heat: Heat = explain.heatmap,
+                   devices: Sequence[jax.Device] | None = None) -> Callable[..., Manipulated]:
     """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
 
     Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
@@ -82,7 +83,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
     def release(model, result, *, labels, key):
-        network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels)
+        network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels, devices=devices)
         check_finite(result, "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)

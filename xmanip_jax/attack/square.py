@@ -1,7 +1,7 @@
 """A search that looks at no gradient: random squares (Square attack, Andriushchenko et al. 2020), boxes, intervals."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ def step(s: Search, channels: Channels, network: Lifted, now: Best, case: Case, 
 def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500, restarts: int = 1,
                   distance: Distance = correlation_lost, constraint: Constraint | None = None, area: float = 0.8,
                   preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                  heat: Heat = explain.heatmap) -> Callable[..., Changed]:
+                  heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
     """The largest change of an explanation found without its gradient: `search(model, pixels, *, labels=None, key)`.
 
     From random vertical stripes of +-epsilon, each step sets a random square to +-epsilon, a sign for each channel,
@@ -92,7 +92,7 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
     if not 0 < area <= 1:
         raise ValueError(f"area is a share of the image in (0, 1], got {area}")
-    run = searching(search)
+    run = searching(search, devices)
     stepped = jax.jit(jax.vmap(partial(step, search, channels), in_axes=(None, 0, 0, None, None)), donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):

@@ -1,6 +1,6 @@
 """A measure of one point, over many points, within a budget of memory: the one driver of this package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..arguments import check_count
+from ..devices import on_each, spread
 
 __all__ = ["memory_of", "sweep"]
 
 
 def sweep(measure: Callable[..., Any], points: Any, *shared: Any, memory: int | None = None, chunk: int | None = None,
-          progress: Callable[[int, int], None] | None = None) -> Any:
+          devices: Sequence[jax.Device] | None = None, progress: Callable[[int, int], None] | None = None) -> Any:
     """measure(point, *shared) for every point: compiled, in chunks that fit the memory, fetched as they are done.
 
     Args:
@@ -24,6 +25,7 @@ def sweep(measure: Callable[..., Any], points: Any, *shared: Any, memory: int | 
         function, so that weights are not copied into it.
       memory: bytes for the compiled function's results and intermediate values, as XLA states them, without points and
         shared, None meaning no limit;  chunk: points at once, None meaning as many as fit.
+      devices: over which each chunk is spread, memory and chunk being those of one device;  shared lies on each.
       progress: called with (points done, n) after every chunk.
 
     Returns the results as a tree of numpy arrays [n, ...], the same for every chunk up to rounding.
@@ -46,10 +48,11 @@ def sweep(measure: Callable[..., Any], points: Any, *shared: Any, memory: int | 
     if chunk is None:
         chunk = n if memory is None else _fitting(over, points, shared, n, memory)
     check_count(chunk=chunk)
-    chunk, results = min(chunk, n), []
+    chunk, results, shared = min(chunk, n) * len(devices or [0]), [], on_each(shared, devices)
     for start in range(0, n, chunk):
         index = np.minimum(np.arange(start, start + chunk), n - 1)
-        found, done = over(jax.tree.map(lambda v, index=index: v[index], points), *shared), min(start + chunk, n)
+        part, done = jax.tree.map(lambda v, index=index: v[index], points), min(start + chunk, n)
+        found = over(spread(part, devices), *shared)
         results.append(jax.tree.map(lambda v, size=done - start: np.asarray(v)[:size], found))
         if progress:
             progress(done, n)

@@ -41,7 +41,7 @@ class Ascent(NamedTuple):
 def sign_step(objective: Callable[[Array], Array], x: Array, box: Box, step: ArrayLike) -> Array:
     """`x` moved by `step` along the sign of the objective's gradient, within a box (`certify.ball`).
 
-    >>> sign_step(lambda z: z.sum(), jnp.array([0.2, 0.95]), ball(jnp.array([0.2, 0.95]), 0.1, 0, 1), 0.2)
+    >>> sign_step(lambda z: z.sum(), jnp.array([0.2, 0.95]), Box(jnp.zeros(2), jnp.array([0.3, 1.0])), 0.2)
     Array([0.3, 1. ], dtype=float32)
     """
     return jnp.clip(x + step * jnp.sign(jax.grad(objective)(x)), *box)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..arguments import check_count
+from ..devices import check_batch, on_each, spread
 from ..types import Array, ArrayLike
 from .ascent import check_units
 from .loss import totalled, training_loss, weighted
@@ -119,21 +119,20 @@ def fit(optimizer: optax.GradientTransformation, *, terms: tuple = (), label_wei
     """
     check_count(steps=steps, every=every)
     devices = jax.devices() if devices is None else devices
-    split, whole = (NamedSharding(Mesh(np.array(devices), ("data",)), PartitionSpec(*axes))
-                    for axes in (("data",), ()))
+    check_batch(batch, devices)
 
     def run(net: Any, training: Training, images: np.ndarray, labels: np.ndarray, *,
             callback: Callable[[int, dict[str, float]], None] | None = None,
             keep: Callable[[Training], None] | None = None) -> Training:
-        _check(images, labels, batch, devices)
+        _check(images, labels, batch)
         check_units([p for _, p in terms], preprocess, images)
         loss = _loss(net, terms, label_weight, bool(jax.tree.leaves(training.state)), preprocess)
         stepped = jax.jit(partial(_step, loss, optimizer, scale, ema_decay), donate_argnums=0)
-        training = jax.device_put(jax.tree.map(jnp.copy, training), whole)
+        training = on_each(jax.tree.map(jnp.copy, training), devices)
         done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
         for now in range(done, steps):
             chosen = batch_indices(now, seed, len(images), batch)
-            training, numbers = stepped(training, *(jax.device_put(v[chosen], split) for v in (images, labels)))
+            training, numbers = stepped(training, *spread((images[chosen], labels[chosen]), devices))
             if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight lock each other
                 jax.block_until_ready(training)
             if (now + 1) % every == 0 or now + 1 == steps:
@@ -161,13 +160,11 @@ def _step(loss, optimizer, scale, ema_decay, training, xs, ys):
     return Training(params, state, optimizer_state, average, training.step + 1, training.seed), numbers
 
 
-def _check(images, labels, batch, devices):
+def _check(images, labels, batch):
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} images have {len(labels)} labels")
     if not 1 <= batch <= len(images):
         raise ValueError(f"a batch has 1 to {len(images)} examples, got {batch}")
-    if batch % len(devices):
-        raise ValueError(f"a batch of {batch} does not divide among {len(devices)} devices")
 
 
 def _loss(net, terms, label_weight, stateful, preprocess):
