@@ -1,7 +1,6 @@
 """The numbers, tables and figures of curvature.py, from its arrays alone."""
 
 import numpy as np
-from rich.table import Table
 
 from common import report
 from xmanip_jax import plot
@@ -41,21 +40,21 @@ def radii(arrays, k):
 def tables(rows, epsilons, k):
     """Curvature; what is certified and what is attacked at each epsilon; the radii."""
     short = _short(rows)
-    bend = Table("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
-    ball = Table("network", "", *(f"{eps:g}" for eps in epsilons),
-                 title=f"heat map, ||h' - h||_1: attack / certified; top {k}: attack / certified")
-    radius = Table("network", "", "certified", "attacked", title=f"largest epsilon with half of the top {k} certified, "
-                   "smallest at which the attack leaves less than half")
+    bend = report.grid("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
+    ball = report.grid("network", "", "epsilon", "change, attacked", "change, certified", f"top {k}, attacked",
+                       f"top {k}, certified", title="heat map: ||h' - h||_1, and how many of its leading pixels stay")
+    radius = report.grid("network", "", "certified", "attacked",
+                         title=f"largest epsilon with half of the top {k} certified,\n"
+                               "smallest at which the attack leaves less than half")
     for network, by in rows.items():
         for activation, row in by.items():
             value = lambda name, row=row: f"{row[name]['value']:.2g}" if name in row else "-"
-            bend.add_row(short[network], activation, *map(value, CURVATURES))
-            kind = row["radii"]["kind"]
-            ball.add_row(short[network], activation, *(
-                f"{value(f'attacked_change@{e:g}')} / {value(f'change_{kind}@{e:g}')}\n"
-                f"{value(f'attacked_top@{e:g}')} / {value(f'top_{kind}@{e:g}')}" for e in epsilons))
-            radius.add_row(short[network], activation, f"{row['radii']['certified_top']:g}",
-                           f"{row['radii']['attacked_top'] or '-'}")
+            who, kind = (report.words(short[network]), activation), row["radii"]["kind"]
+            bend.add_row(*who, *map(value, CURVATURES))
+            columns = ("attacked_change", f"change_{kind}", "attacked_top", f"top_{kind}")
+            for i, e in enumerate(epsilons):
+                ball.add_row(*(("", "") if i else who), f"{e:g}", *(value(f"{column}@{e:g}") for column in columns))
+            radius.add_row(*who, f"{row['radii']['certified_top']:g}", f"{row['radii']['attacked_top'] or '-'}")
     return bend, ball, radius
 
 

@@ -44,21 +44,21 @@ def attack_tables(rows: Mapping[str, Mapping[str, dict]], network: str) -> list[
              f"{network}: manipulated images, with the originals": _IMAGES}
     tables = []
     for title, columns in about.items():
-        table = Table("", *columns.values(), title=title, caption="medians above their 95 % intervals")
+        table = report.grid("", *columns.values(), title=title, caption="medians above their 95 % intervals")
         for name, row in rows.items():
-            table.add_row(_words(name), *(_cell(row[measure]) for measure in columns))
+            table.add_row(report.words(name), *(report.cell(row[measure]) for measure in columns))
         tables.append(table)
     return tables
 
 
 def smoothing_table(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], network: str) -> Table:
     """rows: {explanation: `smoothing`}; a line for each defence."""
-    table = Table("defence", *map(_words, rows), title=f"{network}: what smoothing returns to",
-                  caption="median correlations: manipulated image's smoothed map with the original's smoothed map\n"
-                          "/ with the target map / original's smoothed map with its unsmoothed one")
-    cell = lambda row: "\n".join(f"{row[m]['value']:.2f}" for m in ("own", "target", "fidelity"))
+    table = report.grid("defence", *map(report.words, rows), title=f"{network}: what smoothing returns to",
+                        caption="median correlations: manipulated image's smoothed map with the original's smoothed\n"
+                                "map / with the target map / original's smoothed map with its unsmoothed one")
+    three = lambda row: "\n".join(f"{row[m]['value']:.2f}" for m in ("own", "target", "fidelity"))
     for label in next(iter(rows.values())):
-        table.add_row(f"{label}\n  target\n  fidelity", *(cell(row[label]) for row in rows.values()))
+        table.add_row(f"{label}\n  target\n  fidelity", *(three(row[label]) for row in rows.values()))
     return table
 
 
@@ -124,21 +124,7 @@ def smoothing_curves(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], defen
                       ylabel="correlation of heat maps")
 
 
-def _cell(row):
-    """A median above its interval, narrow enough for a terminal: 2.4e-07 above (2.2..2.7)e-07."""
-    value, low, high = (row[name] for name in ("value", "low", "high"))
-    if not 0 < abs(value) < 0.01:
-        return f"{value:.3f}\n{low:.3f}..{high:.3f}"
-    power = int(np.floor(np.log10(abs(value))))
-    low, high = (f"{v / 10.0**power:.1f}" for v in (low, high))
-    return f"{value:.1e}\n({low}..{high})e{power:03d}"
-
-
 def _named(defence):
     if defence.kappa or defence.beta:
         return f"softplus κ={defence.kappa:g}" if defence.kappa else f"softplus β={defence.beta:g}"
     return f"SmoothGrad {defence.sigma:g}" if defence.sigma else "undefended"
-
-
-def _words(name):
-    return name.replace("_", " ")
