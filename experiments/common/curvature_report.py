@@ -40,22 +40,24 @@ def radii(arrays, k):
 def tables(rows, epsilons, k):
     """Curvature; what is certified and what is attacked at each epsilon; the radii."""
     short = _short(rows)
-    bend = report.grid("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
-    ball = report.grid("network", "", "epsilon", "change, attacked", "change, certified", f"top {k}, attacked",
-                       f"top {k}, certified", title="heat map: ||h' - h||_1, and how many of its leading pixels stay")
-    radius = report.grid("network", "", "certified", "attacked",
-                         title=f"largest epsilon with half of the top {k} certified,\n"
-                               "smallest at which the attack leaves less than half")
-    for network, by in rows.items():
-        for activation, row in by.items():
-            value = lambda name, row=row: f"{row[name]['value']:.2g}" if name in row else "-"
-            who, kind = (report.words(short[network]), activation), row["radii"]["kind"]
-            bend.add_row(*who, *map(value, CURVATURES))
-            columns = ("attacked_change", f"change_{kind}", "attacked_top", f"top_{kind}")
-            for i, e in enumerate(epsilons):
-                ball.add_row(*(("", "") if i else who), f"{e:g}", *(value(f"{column}@{e:g}") for column in columns))
-            radius.add_row(*who, f"{row['radii']['certified_top']:g}", f"{row['radii']['attacked_top'] or '-'}")
-    return bend, ball, radius
+    all_rows = {f"{report.words(short[n])}, {a}": row for n, by in rows.items() for a, row in by.items()}
+    value = lambda row, name: f"{row[name]['value']:.2g}" if name in row else "-"
+    ball = lambda row: ("attacked_change", f"change_{row['radii']['kind']}", "attacked_top",
+                        f"top_{row['radii']['kind']}")
+    radius = lambda row, name: f"{row['radii'][name] or '-'}"
+    return (
+        report.grid(("network", *CURVATURES.values()),
+                    [(name, *(value(row, m) for m in CURVATURES)) for name, row in all_rows.items()],
+                    title="curvature of the predicted logit: medians"),
+        report.grid(("network", "epsilon", *(f"{what}, {how}" for what in ("change", f"top {k}")
+                                             for how in ("attacked", "certified"))),
+                    [(name if e == epsilons[0] else "", f"{e:g}", *(value(row, f"{m}@{e:g}") for m in ball(row)))
+                     for name, row in all_rows.items() for e in epsilons],
+                    title="heat map: ||h' - h||_1, and how many of its leading pixels stay"),
+        report.grid(("network", "certified", "attacked"),
+                    [(name, *(radius(row, f"{how}_top") for how in ("certified", "attacked")))
+                     for name, row in all_rows.items()],
+                    title=f"half of the top {k}: largest epsilon certified,\nsmallest at which the attack leaves less"))
 
 
 def _short(networks):

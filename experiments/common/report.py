@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 import jax
 import numpy as np
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 
 from xmanip_jax import metrics
 
@@ -82,19 +82,34 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
 
 
-def grid(*columns: str, **about) -> Table:
-    """An empty table for the terminal, without frames: tables are to fit 80 columns."""
-    return Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **about)
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], **about) -> Table:
+    """A table for a terminal of 80 columns: wide columns wrap first, and no word breaks while there is a way."""
+    rows = [*rows]
+    columns = [Column(name, width=width) for name, width in zip(head, _widths([head, *rows]), strict=True)]
+    found = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **about)
+    for row in rows:
+        found.add_row(*row)
+    return found
+
+
+def _widths(rows, room=80):
+    """The widths of the columns of `grid`: of their longest lines, or as much less as is needed, word for word."""
+    longest = lambda cells, split: max((len(part) for cell in cells for part in split(cell)), default=0)
+    columns = [*zip(*rows, strict=True)]
+    wanted, least = ([longest(cells, split) for cells in columns] for split in (str.splitlines, str.split))
+    while sum(wanted) > room - 2 * len(wanted) and wanted != least:
+        slack = [a - b for a, b in zip(wanted, least, strict=True)]
+        wanted[slack.index(max(slack))] -= 1
+    return wanted
 
 
 def table(rows: dict[str, dict], title: str, note: str | None = None) -> Table:
     """A summary for the terminal: medians with their intervals, or the values of one image; a note below."""
     single = all(row["count"] + row["undefined"] == 1 for row in rows.values())
-    shown = grid("metric", *(["value"] if single else ["median", "95 % interval"]), "", title=title, caption=note)
-    for name, row in rows.items():
-        within = [] if single else [f"{row['low']:.3g} .. {row['high']:.3g}"]
-        shown.add_row(name, f"{row['value']:.3g}", *within, _HINTS[name])
-    return shown
+    head = ["metric", *(["value"] if single else ["median", "95 % interval"]), ""]
+    within = lambda row: [] if single else [f"{row['low']:.3g} .. {row['high']:.3g}"]
+    lines = [[name, f"{row['value']:.3g}", *within(row), _HINTS[name]] for name, row in rows.items()]
+    return grid(head, lines, title=title, caption=note)
 
 
 def class_name(classes: Sequence[str], label: int) -> str:

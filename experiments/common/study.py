@@ -128,16 +128,11 @@ def markdown(rows: Mapping[str, dict], epsilons: Sequence[float]) -> str:
 
 def tables(rows: Mapping[str, dict], epsilons: Sequence[float]) -> list[Table]:
     """The same for the terminal: one for every epsilon."""
-    found = []
-    for e in epsilons:
-        table = report.grid("training", "accuracy", "map change", "reduction", "adversarial accuracy",
-                            title=f"epsilon {e:g}")
-        for name, row in rows.items():
-            change = row[f"map_change@{e:g}"]
-            cells = (row["accuracy"], change, change["reduction"], row[f"adversarial_accuracy@{e:g}"])
-            table.add_row(report.words(name), *map(report.cell, cells))
-        found.append(table)
-    return found
+    head = ("training", "accuracy", "map change", "reduction", "adversarial accuracy")
+    cells = lambda row, e: map(report.cell, (row["accuracy"], row[f"map_change@{e:g}"],
+                                             row[f"map_change@{e:g}"]["reduction"], row[f"adversarial_accuracy@{e:g}"]))
+    return [report.grid(head, [(report.words(name), *cells(row, e)) for name, row in rows.items()],
+                        title=f"epsilon {e:g}") for e in epsilons]
 
 
 def write(out: Path, settings: dict, found: Found, epsilons: Sequence[float], console) -> dict[str, dict]:

@@ -89,10 +89,9 @@ def main(config: Config) -> None:
     rows = {name: report.summary(values, 0, mean=("accuracy",)) for name, values in found.items()}
     runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    table = report.grid("training", *(f"{report.words(m)}\n{hint}" for m, hint in HINTS.items()))
-    for name, row in rows.items():
-        table.add_row(report.words(name), *(report.cell(row[m]) for m in HINTS))
-    console.print(table)
+    console.print(report.grid(
+        ("training", *(f"{report.words(m)}\n{hint}" for m, hint in HINTS.items())),
+        [(report.words(name), *(report.cell(row[m]) for m in HINTS)) for name, row in rows.items()]))
 
 
 def run(arguments=None) -> None:

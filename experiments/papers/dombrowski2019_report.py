@@ -42,24 +42,20 @@ def attack_tables(rows: Mapping[str, Mapping[str, dict]], network: str) -> list[
     """Of the maps and of the images; rows: {explanation: report.summary}."""
     about = {f"{network}: maps of manipulated images, with their targets": _MAPS,
              f"{network}: manipulated images, with the originals": _IMAGES}
-    tables = []
-    for title, columns in about.items():
-        table = report.grid("", *columns.values(), title=title, caption="medians above their 95 % intervals")
-        for name, row in rows.items():
-            table.add_row(report.words(name), *(report.cell(row[measure]) for measure in columns))
-        tables.append(table)
-    return tables
+    cells = lambda columns: [(report.words(e), *(report.cell(row[m]) for m in columns)) for e, row in rows.items()]
+    return [report.grid(("", *columns.values()), cells(columns), title=title, caption="medians above 95 % intervals")
+            for title, columns in about.items()]
 
 
 def smoothing_table(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], network: str) -> Table:
-    """rows: {explanation: `smoothing`}; a line for each defence."""
-    table = report.grid("defence", *map(report.words, rows), title=f"{network}: what smoothing returns to",
-                        caption="median correlations: manipulated image's smoothed map with the original's smoothed\n"
-                                "map / with the target map / original's smoothed map with its unsmoothed one")
-    three = lambda row: "\n".join(f"{row[m]['value']:.2f}" for m in ("own", "target", "fidelity"))
-    for label in next(iter(rows.values())):
-        table.add_row(f"{label}\n  target\n  fidelity", *(three(row[label]) for row in rows.values()))
-    return table
+    """rows: {explanation: `smoothing`}; three lines for each defence."""
+    lines = [(first, *(f"{row[label][m]['value']:.2f}" for row in rows.values()))
+             for label in next(iter(rows.values()))
+             for m, first in {"own": label, "target": "  target", "fidelity": "  fidelity"}.items()]
+    return report.grid(
+        ("defence", *map(report.words, rows)), lines, title=f"{network}: what smoothing returns to",
+        caption="median correlations: manipulated image's smoothed map with the original's\n"
+                "smoothed map / with the target map / original's smoothed map with its\nunsmoothed one")
 
 
 def all_figures(explained: Mapping[str, Arrays], values: Mapping[str, Mapping[str, np.ndarray]],

@@ -85,11 +85,9 @@ def main(config: Config) -> None:
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers,
                                            "predictions": predicted})
     plot.save(figure(arrays), out / "figure.png")
-    table = report.grid("explanation", "r before", "r", "image MSE", "prediction")
-    for name, row in numbers.items():
-        table.add_row(report.words(name), *(f"{row[m]:.2f}" for m in ("map_pearson_before", "map_pearson")),
-                      f"{row['image_mse']:.1e}", "kept" if row["prediction_unchanged"] else "changed")
-    console.print(table)
+    console.print(report.grid(("explanation", "r before", "r", "image MSE", "prediction"), [
+        (report.words(name), f"{row['map_pearson_before']:.2f}", f"{row['map_pearson']:.2f}", f"{row['image_mse']:.1e}",
+         "kept" if row["prediction_unchanged"] else "changed") for name, row in numbers.items()]))
 
 
 def run(arguments=None) -> None:
