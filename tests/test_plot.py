@@ -38,6 +38,7 @@ def test_each_map_on_its_own_scale_or_one_for_all():
         assert bar(axes[4])[1] == ["0", f"{tops[0]:.1e}"]
     largest = 255 * np.abs(ARRAYS["x_adv"][0] - ARRAYS["x"][0]).max()
     assert bar(axes[7])[1] == ["0", f"{largest:.3g}"]  # the size of the change has its own, in pixel values of 255
+    assert bar(plot.manipulation(ARRAYS | {"x_adv": ARRAYS["x"]}).axes[7])[1] == ["0", "1e-12"]  # nothing changed
     with pytest.raises(ValueError, match="scale is 'own' or 'shared', got 'one'"):
         plot.manipulation(ARRAYS, scale="one")
 
@@ -69,6 +70,8 @@ def test_signed_maps_are_centred_at_zero():
     for bad, found in ((signed, r"shape \(12, 12, 3\)"), (signed[..., 0] - 9, "values reach -")):
         with pytest.raises(ValueError, match=f"lrp is no heat map, {found}"):
             plot.explanations(ARRAYS["x"][0], {"lrp": bad})
+    with pytest.raises(ValueError, match=r"lrp is no map of one image, .*: its shape is \(1, 12, 12, 3\)"):
+        plot.explanations(ARRAYS["x"][0], {"lrp": signed[None]}, signed=True)
 
 
 def test_several_and_grey_images():

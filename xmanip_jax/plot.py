@@ -15,6 +15,7 @@ Scale = Literal["own", "shared"]  # each map's colours up to its own 99.5th perc
 
 _COLORS_OF_MAPS = {False: "inferno", True: "RdBu_r"}  # heat maps, signed maps
 _OPAQUE = 0.85  # of a map over its photograph, where it is largest
+_LEAST = 1e-12  # where colours end, for what is 0 everywhere
 
 
 def explanations(image: ArrayLike, maps: Mapping[str, ArrayLike], *, overlay: bool = False, signed: bool = False,
@@ -30,7 +31,7 @@ def explanations(image: ArrayLike, maps: Mapping[str, ArrayLike], *, overlay: bo
 
     Returns a matplotlib Figure.
 
-    Raises ValueError for a heat map with negative values or with channels.
+    Raises ValueError for a heat map with negative values or with channels, and for a map of other shapes.
 
     >>> import numpy as np
     >>> image, map = np.zeros((8, 8, 3)), np.linspace(-1, 1, 64).reshape(8, 8)
@@ -69,13 +70,14 @@ def manipulation(arrays: Mapping[str, ArrayLike], index: int = 0, *, caption: Ma
               f"difference x {amplify:g}": np.clip(0.5 + amplify * difference, 0, 1)}
     maps = [a[name] for name in ("map_original", "map_adv", "map_target")]
     tops, size = _tops(maps, scale), 255 * np.abs(difference).max(-1)
+    largest = max(float(size.max()), _LEAST)
     figure, axes = _grid(2, 4, width=11.0)
     for axis, (name, image) in zip(axes[0], images.items(), strict=True):
         _image(axis, image)
         axis.set_title("\n".join(filter(None, (name, caption.get(name.split()[0])))), fontsize=10)
     for axis, image, map, top in zip(axes[1], images.values(), maps, tops, strict=False):
         _bar(axis, _panel(axis, (image, map) if overlay else map, top))
-    _bar(axes[1, 3], _panel(axes[1, 3], size, float(size.max())), "{:.3g}", "largest change of a channel, of 255")
+    _bar(axes[1, 3], _panel(axes[1, 3], size, largest), "{:.3g}", "largest change of a channel, of 255")
     for axis, label in zip(axes[:, 0], ("image", "heat map"), strict=True):
         axis.set_ylabel(label, fontsize=11)
     return figure
@@ -121,7 +123,7 @@ def gallery(rows: Mapping[str, Sequence], titles: Sequence[str], *, notes: Mappi
     side = min(side, 12.0 / len(titles))
     height = (side + 0.35 * bars) * len(rows) + 0.2 * (1 + max(title.count("\n") + 1 for title in titles))
     figure, axes = _bare(*_figure(len(rows), len(titles), width=side * len(titles) + 0.4, height=height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.06 if bars else 0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (label, panels) in zip(axes, rows.items(), strict=True):
         tops = iter(_tops([m for m in map(_map_of, panels) if m is not None], scale))
         texts = (notes or {}).get(label, [""] * len(panels))
@@ -309,17 +311,18 @@ def _tops(maps, scale):
         raise ValueError(f"scale is 'own' or 'shared', got {scale!r}")
     sizes = [np.abs(map).ravel() for map in maps]
     of = [np.concatenate(sizes)] * len(sizes) if scale == "shared" and sizes else sizes
-    return [max(float(np.quantile(size, 0.995)), 1e-12) for size in of]
+    return [max(float(np.quantile(size, 0.995)), _LEAST) for size in of]
 
 
 def _checked(name, map, signed):
     """A map without channels; a heat map has no negative values."""
-    if signed:
-        return map.sum(-1) if map.ndim == 3 else map
-    if map.ndim != 2 or map.min() < 0:
-        found = f"shape {map.shape}" if map.ndim != 2 else f"values reach {map.min():.3g}"
-        raise ValueError(f"{name} is no heat map, {found}: pass explain.heatmap(map), or signed=True")
-    return map
+    found = map.sum(-1) if signed and map.ndim == 3 else map
+    if found.ndim != 2 and signed:
+        raise ValueError(f"{name} is no map of one image, [h, w] or [h, w, c]: its shape is {map.shape}")
+    if found.ndim != 2 or (found.min() < 0 and not signed):
+        why = f"shape {map.shape}" if map.ndim != 2 else f"values reach {map.min():.3g}"
+        raise ValueError(f"{name} is no heat map, {why}: pass explain.heatmap(map), or signed=True")
+    return found
 
 
 def _lowest(axes, used):
