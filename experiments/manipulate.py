@@ -1,14 +1,16 @@
 """Change a photograph invisibly so that its explanation becomes that of another one, while the prediction stays.
 
 Dombrowski et al. 2019, section 2.1. Without arguments: scikit-image's cat gets the coffee cup's gradient explanation
-under EfficientNet-Lite0; README.md shows the figure. Many images: --images FOLDER or --dataset cifar10, each attacked
-towards the explanation of the next one.
+under EfficientNet-Lite0, while no channel of a pixel changes by more than 2/255; README.md shows the figure. Many
+images: --images FOLDER or --dataset cifar10, each attacked towards the explanation of the next one.
 
-Deviations from the paper: beta follows the scale of each layer, and max-pooling is smoothed with the activations
-(`smooth.relative`); loss weights are scale-free; the best iterate is kept, judged under the original network.
+Deviations from the paper: the change has a budget (--constraint box has none, as there); beta follows the scale of
+each layer, and max-pooling is smoothed with the activations (`smooth.relative`); loss weights are scale-free; the best
+iterate is kept, judged under the original network.
 
 The run folder gets results.json (settings, versions, every number with its bootstrap interval), arrays.npz (from which
-all numbers can be recomputed) and figure.png. Finished batches are kept in parts/; --resume goes on after them.
+all numbers can be recomputed) and figure.png; docs/run-folder.md describes them. Finished batches are kept in parts/;
+--resume goes on after them.
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ from common import batches, inputs, named_explanations, report, runs
 from xmanip_jax import attack, models, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
+EPSILON = 2 / 255  # nobody sees it
 SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": smooth.none}
 
 
@@ -58,10 +61,11 @@ class Config:
     """Steps of Adam (the paper: 1500)."""
     learning_rate: float = 2e-3
     """In [0, 1] pixels, decaying to 0 as a cosine."""
-    constraint: Literal["box", "linf", "l2", "l0"] = "box"
-    """Where the image may go; the paper allows the whole pixel box."""
+    constraint: Literal["box", "linf", "l2", "l0"] = "linf"
+    """What --epsilon bounds: the largest change of a channel of a pixel (linf), the Euclidean norm of the change (l2),
+    the number of pixels that change (l0), or nothing, as in the paper (box)."""
     epsilon: float | None = None
-    """The budget: of linf and l2 in [0, 1] pixels, of l0 a number of pixels."""
+    """The budget: of linf and l2 in [0, 1] pixels, of l0 a number of pixels; default: 2 / 255 for linf."""
     surrogate: Literal["relative", "absolute", "none"] = "relative"
     """The smooth network that is attacked; absolute is the paper's beta 10 -> 100."""
     output_weight: float = 1.0
@@ -78,16 +82,19 @@ class Config:
 
 
 def checked(config):
-    """Refuse what can be refused before anything is read or computed."""
+    """The configuration with its budget; refuses what can be refused before anything is read or computed."""
     runs.check_known("explanation", config.explanation, named_explanations.EXPLANATIONS)
     runs.check_known("network", config.network, models.NETWORKS)
     runs.check_positive(config, "steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon",
                         "output_weight")
+    if config.images and config.dataset:
+        raise ValueError("choose one of --images and --dataset")
+    if config.constraint == "linf" and config.epsilon is None:
+        return dataclasses.replace(config, epsilon=EPSILON)
     if (config.constraint == "box") != (config.epsilon is None):
         wanted = "no" if config.constraint == "box" else "an"
         raise ValueError(f"--constraint {config.constraint} takes {wanted} --epsilon")
-    if config.images and config.dataset:
-        raise ValueError("choose one of --images and --dataset")
+    return config
 
 
 def attacked(config, network, images, targets, out, bar):
@@ -105,7 +112,7 @@ def attacked(config, network, images, targets, out, bar):
 
 def main(config: Config) -> None:
     console = Console()
-    checked(config)
+    config = checked(config)
     network = models.load(config.network, config.weights)
     names, images, targets = inputs.read(config, network)
     out, settings = runs.begin(f"{config.network}-{config.explanation}", config)
@@ -119,17 +126,21 @@ def main(config: Config) -> None:
         console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
         sys.exit(130)
     numbers = report.measure(arrays)
-    rows = report.summary(numbers, config.seed)
+    rows, predicted = report.summary(numbers, config.seed), report.predictions(arrays, network.classes)
     seconds = round(time.perf_counter() - start, 1)
     runs.write_arrays(out / "arrays.npz", arrays)
     runs.write_json(out / "results.json", {
         "config": settings, **runs.environment(), "seconds": seconds,
-        "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()}})
-    single = len(images) == 1
-    caption = report.caption(arrays, numbers)
-    plot.save(plot.manipulation(arrays, caption=caption) if single else plot.manipulations(arrays), out / "figure.png")
+        "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()},
+        "predictions": predicted})
+    if single := len(images) == 1:
+        figure = plot.manipulation(arrays, caption=report.caption(arrays, numbers, network.classes))
+    else:
+        figure = plot.manipulations(arrays, labels=predicted["original"])
+    plot.save(figure, out / "figure.png")
     title = f"{config.explanation} of {config.network}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
-    console.print(report.table(rows, title))
+    note = "predicted before and after: " + ", ".join(name for [name] in predicted.values()) if single else None
+    console.print(report.table(rows, title, note))
     console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from papers import boopathy2020
 from xmanip_jax import attack, data, explain, models
+
+REPRODUCE = Path(__file__).parent.parent / "experiments" / "reproduce.py"
 
 # Clean accuracy of the whole split; accuracy at epsilon 0.3 and 0.4 of its first 500 images, measured independently.
 KNOWN = {"normal": (0.9841, 0.0, 0.0), "adv": (0.9660, 0.864, 0.0), "int": (0.9331, 0.784, 0.154),
@@ -24,7 +27,7 @@ def weights(name):
 
 
 def test_quick(tmp_path):
-    done = subprocess.run([sys.executable, boopathy2020.__file__, "--quick", "--out", tmp_path / "out"],
+    done = subprocess.run([sys.executable, REPRODUCE, "boopathy2020", "--quick", "--out", tmp_path / "out"],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "out" / "results.json").read_text())["results"]["random"]

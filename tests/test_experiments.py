@@ -55,7 +55,10 @@ def test_run_folder_and_summary(finished):
     arrays = np.load(out / "arrays.npz")
     assert results["images"] == ["0.png", "1.png", "2.png"]
     assert {"config", "versions", "commit", "device", "metrics", "seconds"} <= results.keys()
-    assert results["config"]["seed"] == 0 and results["metrics"]["prediction_unchanged"]["value"] == 1
+    assert results["config"]["seed"] == 0 and results["config"]["epsilon"] == 2 / 255  # where nothing is asked
+    assert np.abs(arrays["x_adv"] - arrays["x"]).max() <= 2 / 255 + 1e-7
+    assert results["predictions"]["original"] == [f"class {label}" for label in arrays["y"]]  # own weights: no names
+    assert results["metrics"]["prediction_unchanged"]["value"] == 1
     assert (out / "figure.png").stat().st_size > 10_000 and "map_pearson" in printed and str(out) in printed
     assert arrays["x"].shape == arrays["x_adv"].shape == (3, 32, 32, 3) and arrays["map_adv"].shape == (3, 32, 32)
     np.testing.assert_array_equal(arrays["x_target"], np.roll(arrays["x"], -1, axis=0))
@@ -98,8 +101,8 @@ BAD = {
     "steps": (["--steps", "0"], "--steps must be positive, got 0"),
     "learning rate": (["--learning-rate", "-1"], "--learning-rate must be positive, got -1.0"),
     "epsilon": (["--constraint", "linf", "--epsilon", "-0.1"], "--epsilon must be positive, got -0.1"),
-    "no epsilon": (["--constraint", "linf"], "--constraint linf takes an --epsilon"),
-    "idle epsilon": (["--epsilon", "1"], "--constraint box takes no --epsilon"),
+    "no epsilon": (["--constraint", "l2"], "--constraint l2 takes an --epsilon"),
+    "idle epsilon": (["--constraint", "box", "--epsilon", "1"], "--constraint box takes no --epsilon"),
     "resume what": (["--resume"], "--resume needs the run folder"),
     "empty folder": (["--images", "empty"], "empty: no image"),
     "one image": (["--images", "one"], "needs another one"),

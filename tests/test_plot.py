@@ -23,6 +23,57 @@ def test_one_image(tmp_path):
         assert image.size[0] > 800
 
 
+def bar(axis):
+    """The ends and the texts of the colour bar under a panel."""
+    [inset] = axis.child_axes
+    return inset.get_xlim(), [text.get_text() for text in inset.get_xticklabels()]
+
+
+def test_each_map_on_its_own_scale_or_one_for_all():
+    maps = np.stack([ARRAYS[name][0] for name in ("map_original", "map_adv", "map_target")])
+    for scale, tops in (("own", np.quantile(maps, 0.995, axis=(1, 2))), ("shared", [np.quantile(maps, 0.995)] * 3)):
+        axes = plot.manipulation(ARRAYS, scale=scale).axes
+        np.testing.assert_allclose([axis.images[0].get_clim()[1] for axis in axes[4:7]], tops)
+        np.testing.assert_allclose([bar(axis)[0][1] for axis in axes[4:7]], tops)
+        assert bar(axes[4])[1] == ["0", f"{tops[0]:.1e}"]
+    largest = 255 * np.abs(ARRAYS["x_adv"][0] - ARRAYS["x"][0]).max()
+    assert bar(axes[7])[1] == ["0", f"{largest:.3g}"]  # the size of the change has its own, in pixel values of 255
+    assert bar(plot.manipulation(ARRAYS | {"x_adv": ARRAYS["x"]}).axes[7])[1] == ["0", "1e-12"]  # nothing changed
+    with pytest.raises(ValueError, match="scale is 'own' or 'shared', got 'one'"):
+        plot.manipulation(ARRAYS, scale="one")
+
+
+def test_a_map_over_its_photograph():
+    image, map = ARRAYS["x"][0], np.array([[1.0, 0.0], [0.5, 0.25]])
+    axis = plot.explanations(image, {"grad_cam": map}, overlay=True).axes[1]
+    photograph, over = axis.images
+    np.testing.assert_allclose(photograph.get_array(), image.mean(-1))
+    np.testing.assert_allclose([photograph.get_extent(), over.get_extent()], [(-0.5, 11.5, 11.5, -0.5)] * 2)
+    top = np.quantile(map, 0.995)
+    np.testing.assert_allclose(over.get_alpha(), 0.85 * np.minimum(map / top, 1))
+    assert axis.get_title() == "grad cam" and bar(axis)[1][0] == "0"
+    several = plot.manipulations(ARRAYS, [1, 2], overlay=True, labels=["cat", "dog", "American bullfrog"]).axes
+    assert [len(axis.images) for axis in several] == [1, 2] * 6
+    assert [several[i].get_ylabel() for i in (0, 6)] == ["1: dog", "2: American\nbullfrog"]
+
+
+def test_signed_maps_are_centred_at_zero():
+    signed = rng.normal(size=(12, 12, 3)) + 1
+    for scale in ("own", "shared"):
+        _, *axes = plot.explanations(ARRAYS["x"][0], {"gradient": signed, "lrp": signed[..., 0]}, signed=True,
+                                     scale=scale).axes
+        sizes = [np.abs(signed.sum(-1)), np.abs(signed[..., 0])]
+        tops = [np.quantile(s if scale == "own" else np.stack(sizes), 0.995) for s in sizes]
+        np.testing.assert_allclose([axis.images[0].get_clim() for axis in axes], [(-top, top) for top in tops])
+        assert axes[0].images[0].get_cmap().name == "RdBu_r" and bar(axes[0])[1][1] == "0"
+        np.testing.assert_allclose(axes[0].images[0].get_array(), signed.sum(-1))
+    for bad, found in ((signed, r"shape \(12, 12, 3\)"), (signed[..., 0] - 9, "values reach -")):
+        with pytest.raises(ValueError, match=f"lrp is no heat map, {found}"):
+            plot.explanations(ARRAYS["x"][0], {"lrp": bad})
+    with pytest.raises(ValueError, match=r"lrp is no map of one image, .*: its shape is \(1, 12, 12, 3\)"):
+        plot.explanations(ARRAYS["x"][0], {"lrp": signed[None]}, signed=True)
+
+
 def test_several_and_grey_images():
     grey = {name: v[..., :1] if v.ndim == 4 else v for name, v in ARRAYS.items()}
     assert len(plot.manipulations(grey).axes) == 18
@@ -40,6 +91,9 @@ def test_gallery_shares_colours_within_a_row():
     assert axes[3].get_ylabel() == "integrated\ngradients" and [t.get_text() for t in axes[1].texts] == ["r 0.5"]
     tops = [axis.images[0].get_clim()[1] for axis in axes[1:3]]
     np.testing.assert_allclose(tops, np.quantile(np.stack(panels[1:]), 0.995))
+    own = plot.gallery({"gradient": panels}, ["image", "map", "other"], scale="own").axes[1:]
+    np.testing.assert_allclose([axis.images[0].get_clim()[1] for axis in own],
+                               [np.quantile(panel, 0.995) for panel in panels[1:]])
 
 
 def test_comparison_draws_percentiles():

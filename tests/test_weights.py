@@ -243,8 +243,17 @@ def test_loading_takes_a_file_or_arrays_and_another_activation(tmp_path):
     smooth = load_weights(filled(partial(SmallCNN, channels=3, act=jax.nn.softplus)), tmp_path / "net.safetensors")
     np.testing.assert_allclose(from_arrays.model(x), smooth(x), rtol=1e-6)
     assert from_file.input_shape == (32, 32, 3) and from_file.num_classes == 10
+    assert from_file.classes == from_arrays.classes == ()  # what their labels mean is not known
     with pytest.raises(WeightsError, match=r"conv1\.weight has shape \(16, 3, 4, 4\), expected \(16, 1, 4, 4\)"):
         load("small_cnn", tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_classes_have_names(name):
+    spec = NETWORKS[name]
+    assert len(set(spec.classes)) == spec.num_classes == {1: 10, 3: 10 if spec.size == 32 else 1000}[spec.channels]
+    known = {0: "tench", 285: "Egyptian cat", 388: "giant panda", 639: "tank suit", 967: "espresso"}
+    assert spec.num_classes == 10 or all(spec.classes[label] == word for label, word in known.items())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -3,18 +3,52 @@
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from .types import ArrayLike
 
-__all__ = ["comparison", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
+__all__ = ["comparison", "explanations", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
 
-_MAP_STYLE = {"cmap": "inferno", "vmin": 0.0}
+Scale = Literal["own", "shared"]  # each map's colours up to its own 99.5th percentile, or up to that of all
+
+_COLORS_OF_MAPS = {False: "inferno", True: "RdBu_r"}  # heat maps, signed maps
+_OPAQUE = 0.85  # of a map over its photograph, where it is largest
+_LEAST = 1e-12  # where colours end, for what is 0 everywhere
+
+
+def explanations(image: ArrayLike, maps: Mapping[str, ArrayLike], *, overlay: bool = False, signed: bool = False,
+                 scale: Scale = "own"):
+    """One photograph and its explanations, side by side, each with a colour bar.
+
+    Args:
+      image: pixels Float[h, w, c] in [0, 1].
+      maps: {name: heat map Float[h', w'] of any size, or, signed, map Float[h', w'] or Float[h', w', c]}.
+      overlay: each map over the photograph in grey, the more opaque the larger it is there.
+      signed: red where positive, blue where negative, white at 0; channels are summed.
+      scale: "own", the colours of each map end at its own 99.5th percentile of sizes; "shared", at that of all maps.
+
+    Returns a matplotlib Figure.
+
+    Raises ValueError for a heat map with negative values or with channels, and for a map of other shapes.
+
+    >>> import numpy as np
+    >>> image, map = np.zeros((8, 8, 3)), np.linspace(-1, 1, 64).reshape(8, 8)
+    >>> figure = explanations(image, {"gradient": map}, signed=True)
+    >>> explanations(image, {"gradient": map})
+    Traceback (most recent call last):
+        ...
+    ValueError: gradient is no heat map, values reach -1: pass explain.heatmap(map), or signed=True
+    """
+    shown = {name: _checked(name, np.asarray(map), signed) for name, map in maps.items()}
+    panels = [(image, map) if overlay else map for map in shown.values()]
+    return gallery({"": [image, *panels]}, ["photograph", *map(_words, shown)], scale=scale, signed=signed, bars=True,
+                   side=2.6)
 
 
 def manipulation(arrays: Mapping[str, ArrayLike], index: int = 0, *, caption: Mapping[str, str] | None = None,
-                 amplify: float | None = None):
+                 amplify: float | None = None, overlay: bool = False, scale: Scale = "own"):
     """One manipulated image: original, manipulated and target with their heat maps, and the amplified difference.
 
     Args:
@@ -22,67 +56,84 @@ def manipulation(arrays: Mapping[str, ArrayLike], index: int = 0, *, caption: Ma
       index: which of the batch.
       caption: lines under the titles, by "original", "manipulated", "target" and "difference".
       amplify: factor of the difference; default so that its 99.5th percentile fills the range.
+      overlay: the heat maps over their photographs; see `explanations`.
+      scale: of the three heat maps, "own" or "shared"; see `explanations`.
 
-    Returns a matplotlib Figure: images above, heat maps below, each map up to its own 99.5th percentile.
+    Returns a matplotlib Figure: images above; below, with colour bars, the heat maps and, in pixel values of 255, the
+    largest change of any channel.
     """
     a = {name: np.asarray(arrays[name][index]) for name in _NEEDED}
     caption = caption or {}
     difference = a["x_adv"] - a["x"]
     amplify = amplify or float(np.clip(0.5 / max(np.quantile(np.abs(difference), 0.995), 1e-6), 1, 255).round())
-    pairs = [("original", a["x"], a["map_original"]), ("manipulated", a["x_adv"], a["map_adv"]),
-             ("target", a["x_target"], a["map_target"]),
-             ("difference", np.clip(0.5 + amplify * difference, 0, 1), np.abs(difference).sum(-1))]
+    images = {"original": a["x"], "manipulated": a["x_adv"], "target": a["x_target"],
+              f"difference x {amplify:g}": np.clip(0.5 + amplify * difference, 0, 1)}
+    maps = [a[name] for name in ("map_original", "map_adv", "map_target")]
+    tops, size = _tops(maps, scale), 255 * np.abs(difference).max(-1)
+    largest = max(float(size.max()), _LEAST)
     figure, axes = _grid(2, 4, width=11.0)
-    for column, (name, image, map) in zip(axes.T, pairs, strict=True):
-        _image(column[0], image)
-        _map(column[1], map)
-        column[0].set_title(_title(name, caption.get(name)), fontsize=10)
-    axes[0, 3].set_title(_title(f"difference x {amplify:g}", caption.get("difference")), fontsize=10)
-    for axis, label in zip(axes[:, 0], ("image", "explanation"), strict=True):
+    for axis, (name, image) in zip(axes[0], images.items(), strict=True):
+        _image(axis, image)
+        axis.set_title("\n".join(filter(None, (name, caption.get(name.split()[0])))), fontsize=10)
+    for axis, image, map, top in zip(axes[1], images.values(), maps, tops, strict=False):
+        _bar(axis, _panel(axis, (image, map) if overlay else map, top))
+    _bar(axes[1, 3], _panel(axes[1, 3], size, largest), "{:.3g}", "largest change of a channel, of 255")
+    for axis, label in zip(axes[:, 0], ("image", "heat map"), strict=True):
         axis.set_ylabel(label, fontsize=11)
-    axes[1, 3].set_xlabel("size of the change", fontsize=9)
     return figure
 
 
-def manipulations(arrays: Mapping[str, ArrayLike], indices=None):
+def manipulations(arrays: Mapping[str, ArrayLike], indices: Sequence[int] | None = None, *,
+                  labels: Sequence[str] | None = None, overlay: bool = False, scale: Scale = "own"):
     """Several manipulated images, a row each: original, manipulated and target, each followed by its heat map.
 
-    arrays: as in `manipulation`; indices: which of the batch, default the first six.
+    Args:
+      arrays, overlay, scale: as in `manipulation`; the scale is that of a row.
+      indices: which of the batch, default the first six.
+      labels: a text for each image of the batch, a class for example, which stands after its index beside the row.
+
+    Returns a matplotlib Figure.
     """
     indices = range(min(6, len(arrays["x"]))) if indices is None else indices
-    figure, axes = _grid(len(indices), 6, width=11.0)
-    names = [("x", "original"), ("map_original", ""), ("x_adv", "manipulated"), ("map_adv", ""),
-             ("x_target", "target"), ("map_target", "")]
-    for row, i in zip(axes, indices, strict=True):
-        for axis, (name, _) in zip(row, names, strict=True):
-            (_map if name.startswith("map") else _image)(axis, np.asarray(arrays[name][i]))
-    for axis, (_, title) in zip(axes[0], names, strict=True):
-        axis.set_title(title, fontsize=10)
-    return figure
+    pairs = [("x", "map_original"), ("x_adv", "map_adv"), ("x_target", "map_target")]
+    rows = {}
+    for i in indices:
+        beside = [(np.asarray(arrays[image][i]), np.asarray(arrays[map][i])) for image, map in pairs]
+        rows[f"{i}: {labels[i]}" if labels else str(i)] = [
+            panel for image, map in beside for panel in (image, (image, map) if overlay else map)]
+    return gallery(rows, ["original", "", "manipulated", "", "target", ""], scale=scale)
 
 
-def gallery(rows: Mapping[str, Sequence[ArrayLike]], titles: Sequence[str], *,
-            notes: Mapping[str, Sequence[str]] | None = None):
+def gallery(rows: Mapping[str, Sequence], titles: Sequence[str], *, notes: Mapping[str, Sequence[str]] | None = None,
+            scale: Scale = "shared", signed: bool = False, bars: bool = False, side: float = 1.7):
     """A grid of photographs and heat maps: a row for each explanation of one photograph, say.
 
     Args:
-      rows: from the row's label to its panels: pixels Float[h, w, c] in [0, 1], heat maps Float[h', w'].
+      rows: from the row's label to its panels: pixels Float[h, w, c] in [0, 1], maps Float[h', w'], or pairs (pixels,
+        map): the map over the photograph in grey.
       titles: of the columns.
       notes: from the row's label to a text in the corner of each panel; "" for none.
+      scale: "shared", the colours of all maps of a row end at their 99.5th percentile; "own", each at its own.
+      signed: maps have signs; see `explanations`.
+      bars: a colour bar under each map.
+      side: of a panel, in inches; less where the figure would be wider than 12.
 
-    Returns a matplotlib Figure. The heat maps of a row share their colours, up to the 99.5th percentile of all of them.
+    Returns a matplotlib Figure.
     """
-    side = min(1.7, 12.0 / len(titles))
-    height = side * len(rows) + 0.2 * (1 + max(title.count("\n") + 1 for title in titles))
+    side = min(side, 12.0 / len(titles))
+    height = (side + 0.35 * bars) * len(rows) + 0.2 * (1 + max(title.count("\n") + 1 for title in titles))
     figure, axes = _bare(*_figure(len(rows), len(titles), width=side * len(titles) + 0.4, height=height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.get_layout_engine().set(w_pad=0.06 if bars else 0.02, h_pad=0.02, wspace=0, hspace=0)
     for line, (label, panels) in zip(axes, rows.items(), strict=True):
-        panels = [np.asarray(panel) for panel in panels]
-        maps = [panel.ravel() for panel in panels if panel.ndim == 2]
-        top = np.quantile(np.concatenate(maps), 0.995) if maps else 1.0
+        tops = iter(_tops([m for m in map(_map_of, panels) if m is not None], scale))
         texts = (notes or {}).get(label, [""] * len(panels))
         for axis, panel, text in zip(line, panels, texts, strict=True):
-            _image(axis, panel) if panel.ndim == 3 else _map(axis, panel, top)
+            if _map_of(panel) is None:
+                _image(axis, np.asarray(panel))
+            else:
+                drawn = _panel(axis, panel, next(tops), signed)
+                if bars:
+                    _bar(axis, drawn)
             if text:
                 axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=7.5, color="white",
                           bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "edgecolor": "none"})
@@ -221,12 +272,57 @@ def _image(axis, image):
     axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
 
 
-def _map(axis, map, top=None):
-    axis.imshow(map, vmax=max(float(np.quantile(map, 0.995) if top is None else top), 1e-12), **_MAP_STYLE)
+def _map_of(panel):
+    """The map of a panel of `gallery`, or None for a photograph."""
+    map = np.asarray(panel[1] if isinstance(panel, tuple) else panel)
+    return map if map.ndim == 2 else None
 
 
-def _title(name, line):
-    return f"{name}\n{line}" if line else name
+def _panel(axis, panel, top, signed=False):
+    """Draws a map, or the pair (photograph, map): the map over it. Returns what a colour bar is of."""
+    map, opaque = _map_of(panel), None
+    height, width = map.shape
+    if isinstance(panel, tuple):
+        image = np.asarray(panel[0])
+        height, width = image.shape[:2]
+        axis.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=1)
+        opaque = _OPAQUE * np.clip(np.abs(map) / top, 0, 1)
+    return axis.imshow(map, cmap=_COLORS_OF_MAPS[signed], vmin=-top if signed else 0.0, vmax=top, alpha=opaque,
+                       extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+
+
+def _bar(axis, drawn, number="{:.1e}", label=""):
+    """A colour bar under a panel, as wide as it."""
+    from matplotlib.cm import ScalarMappable
+
+    colors = ScalarMappable(drawn.norm, drawn.cmap)  # without the opacity of a map over a photograph
+    bar = axis.figure.colorbar(colors, cax=axis.inset_axes((0, -0.07, 1, 0.035)), orientation="horizontal")
+    ends = dict.fromkeys((drawn.norm.vmin, 0.0, drawn.norm.vmax))
+    bar.set_ticks(list(ends), labels=[number.format(end) if end else "0" for end in ends], fontsize=7.5)
+    first, *_, last = bar.ax.get_xticklabels()
+    first.set_ha("left")
+    last.set_ha("right")
+    bar.set_label(label, fontsize=9)
+
+
+def _tops(maps, scale):
+    """Where the colours of each map end: at its own 99.5th percentile of sizes, or at that of all."""
+    if scale not in ("own", "shared"):
+        raise ValueError(f"scale is 'own' or 'shared', got {scale!r}")
+    sizes = [np.abs(map).ravel() for map in maps]
+    of = [np.concatenate(sizes)] * len(sizes) if scale == "shared" and sizes else sizes
+    return [max(float(np.quantile(size, 0.995)), _LEAST) for size in of]
+
+
+def _checked(name, map, signed):
+    """A map without channels; a heat map has no negative values."""
+    found = map.sum(-1) if signed and map.ndim == 3 else map
+    if found.ndim != 2 and signed:
+        raise ValueError(f"{name} is no map of one image, [h, w] or [h, w, c]: its shape is {map.shape}")
+    if found.ndim != 2 or (found.min() < 0 and not signed):
+        why = f"shape {map.shape}" if map.ndim != 2 else f"values reach {map.min():.3g}"
+        raise ValueError(f"{name} is no heat map, {why}: pass explain.heatmap(map), or signed=True")
+    return found
 
 
 def _lowest(axes, used):

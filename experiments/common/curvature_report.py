@@ -1,7 +1,6 @@
 """The numbers, tables and figures of curvature.py, from its arrays alone."""
 
 import numpy as np
-from rich.table import Table
 
 from common import report
 from xmanip_jax import plot
@@ -41,22 +40,24 @@ def radii(arrays, k):
 def tables(rows, epsilons, k):
     """Curvature; what is certified and what is attacked at each epsilon; the radii."""
     short = _short(rows)
-    bend = Table("network", "", *CURVATURES.values(), title="curvature of the predicted logit: medians")
-    ball = Table("network", "", *(f"{eps:g}" for eps in epsilons),
-                 title=f"heat map, ||h' - h||_1: attack / certified; top {k}: attack / certified")
-    radius = Table("network", "", "certified", "attacked", title=f"largest epsilon with half of the top {k} certified, "
-                   "smallest at which the attack leaves less than half")
-    for network, by in rows.items():
-        for activation, row in by.items():
-            value = lambda name, row=row: f"{row[name]['value']:.2g}" if name in row else "-"
-            bend.add_row(short[network], activation, *map(value, CURVATURES))
-            kind = row["radii"]["kind"]
-            ball.add_row(short[network], activation, *(
-                f"{value(f'attacked_change@{e:g}')} / {value(f'change_{kind}@{e:g}')}\n"
-                f"{value(f'attacked_top@{e:g}')} / {value(f'top_{kind}@{e:g}')}" for e in epsilons))
-            radius.add_row(short[network], activation, f"{row['radii']['certified_top']:g}",
-                           f"{row['radii']['attacked_top'] or '-'}")
-    return bend, ball, radius
+    all_rows = {f"{report.words(short[n])}, {a}": row for n, by in rows.items() for a, row in by.items()}
+    value = lambda row, name: f"{row[name]['value']:.2g}" if name in row else "-"
+    ball = lambda row: ("attacked_change", f"change_{row['radii']['kind']}", "attacked_top",
+                        f"top_{row['radii']['kind']}")
+    radius = lambda row, name: f"{row['radii'][name] or '-'}"
+    return (
+        report.grid(("network", *CURVATURES.values()),
+                    [(name, *(value(row, m) for m in CURVATURES)) for name, row in all_rows.items()],
+                    title="curvature of the predicted logit: medians"),
+        report.grid(("network", "epsilon", *(f"{what}, {how}" for what in ("change", f"top {k}")
+                                             for how in ("attacked", "certified"))),
+                    [(name if e == epsilons[0] else "", f"{e:g}", *(value(row, f"{m}@{e:g}") for m in ball(row)))
+                     for name, row in all_rows.items() for e in epsilons],
+                    title="heat map: ||h' - h||_1, and how many of its leading pixels stay"),
+        report.grid(("network", "certified", "attacked"),
+                    [(name, *(radius(row, f"{how}_top") for how in ("certified", "attacked")))
+                     for name, row in all_rows.items()],
+                    title=f"half of the top {k}: largest epsilon certified,\nsmallest at which the attack leaves less"))
 
 
 def _short(networks):

@@ -1,20 +1,21 @@
 """The numbers of a manipulation, from its arrays alone, and how they are shown."""
 
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 
 import jax
 import numpy as np
-from rich.table import Table
+from rich import box
+from rich.table import Column, Table
 
 from xmanip_jax import metrics
 
 pearson = jax.jit(jax.vmap(metrics.pearson))
 _HINTS = {
-    "map_pearson": "correlation of the manipulated and the target map; 1 is a perfect forgery",
-    "map_pearson_before": "the same before the attack", "map_ssim": "maps scaled by their joint maximum",
-    "map_mse": "maps sum to 1", "image_mse": "pixels in [0, 1]", "image_ssim": "pixels in [0, 1]",
-    "image_largest_change": "of any channel of any pixel", "probability_change": "largest of any class",
-    "prediction_unchanged": "share of the images",
+    "map_pearson": "of the map with the goal", "map_pearson_before": "before the attack",
+    "map_ssim": "of the map with the goal", "map_mse": "maps sum to 1", "image_mse": "pixels in [0, 1]",
+    "image_ssim": "pixels in [0, 1]", "image_largest_change": "of a channel of a pixel",
+    "probability_change": "largest of any class", "prediction_unchanged": "share of the images",
 }
 
 
@@ -55,8 +56,24 @@ def summary(numbers: dict[str, np.ndarray], seed: int, mean: Collection[str] = (
 
 
 def interval(row: dict, digits: int) -> str:
-    """value (low to high) of a row of a summary."""
-    return f"{row['value']:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+    """value (low to high) of a row of a summary; the value alone where it is of one image."""
+    value, low, high = (f"{row[name]:.{digits}f}" for name in ("value", "low", "high"))
+    return value if row.get("count") == 1 else f"{value} ({low} to {high})"
+
+
+def cell(row: dict) -> str:
+    """A value above its interval, narrow enough for a terminal: 2.4e-07 above (2.2..2.7)e-07; or the value alone."""
+    value, low, high = (row[name] for name in ("value", "low", "high"))
+    power = int(np.floor(np.log10(abs(value)))) if 0 < abs(value) < 0.01 else 0
+    digits, scale = (1, f"e{power:03d}") if power else (3, "")
+    value, low, high = (f"{v / 10.0**power:.{digits}f}" for v in (value, low, high))
+    within = f"({low}..{high}){scale}" if scale else f"{low}..{high}"
+    return f"{value}{scale}" if row.get("count") == 1 else f"{value}{scale}\n{within}"
+
+
+def words(name: str) -> str:
+    """A name as words, which wrap."""
+    return name.replace("_", " ")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -65,22 +82,56 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
 
 
-def table(rows: dict[str, dict], title: str) -> Table:
-    """A summary for the terminal."""
-    shown = Table("metric", "median", "95 % interval", "", title=title)
-    for name, row in rows.items():
-        shown.add_row(name, f"{row['value']:.4g}", f"{row['low']:.4g} .. {row['high']:.4g}", _HINTS[name])
-    return shown
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], **about) -> Table:
+    """A table for a terminal of 80 columns: wide columns wrap first, and no word breaks while there is a way."""
+    rows = [*rows]
+    columns = [Column(name, width=width) for name, width in zip(head, _widths([head, *rows]), strict=True)]
+    found = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, **about)
+    for row in rows:
+        found.add_row(*row)
+    return found
 
 
-def caption(arrays: dict, numbers: dict[str, np.ndarray], index: int = 0) -> dict[str, str]:
+def _widths(rows, room=80):
+    """The widths of the columns of `grid`: of their longest lines, or as much less as is needed, word for word."""
+    longest = lambda cells, split: max((len(part) for cell in cells for part in split(cell)), default=0)
+    columns = [*zip(*rows, strict=True)]
+    wanted, least = ([longest(cells, split) for cells in columns] for split in (str.splitlines, str.split))
+    while sum(wanted) > room - 2 * len(wanted) and wanted != least:
+        slack = [a - b for a, b in zip(wanted, least, strict=True)]
+        wanted[slack.index(max(slack))] -= 1
+    return wanted
+
+
+def table(rows: dict[str, dict], title: str, note: str | None = None) -> Table:
+    """A summary for the terminal: medians with their intervals, or the values of one image; a note below."""
+    single = all(row["count"] + row["undefined"] == 1 for row in rows.values())
+    head = ["metric", *(["value"] if single else ["median", "95 % interval"]), ""]
+    within = lambda row: [] if single else [f"{row['low']:.3g} .. {row['high']:.3g}"]
+    lines = [[name, f"{row['value']:.3g}", *within(row), _HINTS[name]] for name, row in rows.items()]
+    return grid(head, lines, title=title, caption=note)
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a label; its number where the classes have no names."""
+    return classes[label] if classes else f"class {label}"
+
+
+def predictions(arrays: dict, classes: Sequence[str]) -> dict[str, list[str]]:
+    """The predicted class of every image before and after the attack."""
+    return {when: [class_name(classes, label) for label in arrays[f"logits_{short}"].argmax(1)]
+            for when, short in (("original", "original"), ("manipulated", "adv"))}
+
+
+def caption(arrays: dict, numbers: dict[str, np.ndarray], classes: Sequence[str], index: int = 0) -> dict[str, str]:
     """Lines for the figure of one image: class, probability and correlation with the target map."""
     def line(logits, r):
         p = np.exp(logits - np.logaddexp.reduce(logits))
-        return f"class {p.argmax()}, probability {p.max():.3f}\nmap correlation {r:.2f}"
+        predicted = textwrap.fill(f"{class_name(classes, p.argmax())}, probability {p.max():.3f}", 38)
+        return f"{predicted}\nmap correlation {r:.2f}"
 
-    mse = numbers["image_mse"][index]
+    mse, largest = numbers["image_mse"][index], numbers["image_largest_change"][index]
     return {"original": line(arrays["logits_original"][index], numbers["map_pearson_before"][index]),
             "manipulated": line(arrays["logits_adv"][index], numbers["map_pearson"][index]),
             "target": "its map is the goal\nmap correlation 1",
-            "difference": f"image MSE {mse:.1e}\nrms change {np.sqrt(mse) * 255:.1f} / 255"}
+            "difference": f"at most {255 * largest:.3g} / 255\nrms {np.sqrt(mse) * 255:.2g} / 255"}

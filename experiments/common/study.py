@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from rich.table import Table
 
 import train as training
 from common import report, runs
@@ -125,13 +126,22 @@ def markdown(rows: Mapping[str, dict], epsilons: Sequence[float]) -> str:
     return report.markdown(head, cells)
 
 
+def tables(rows: Mapping[str, dict], epsilons: Sequence[float]) -> list[Table]:
+    """The same for the terminal: one for every epsilon."""
+    head = ("training", "accuracy", "map change", "reduction", "adversarial accuracy")
+    cells = lambda row, e: map(report.cell, (row["accuracy"], row[f"map_change@{e:g}"],
+                                             row[f"map_change@{e:g}"]["reduction"], row[f"adversarial_accuracy@{e:g}"]))
+    return [report.grid(head, [(report.words(name), *cells(row, e)) for name, row in rows.items()],
+                        title=f"epsilon {e:g}") for e in epsilons]
+
+
 def write(out: Path, settings: dict, found: Found, epsilons: Sequence[float], console) -> dict[str, dict]:
     """results.json, arrays.npz and table.md of a study."""
     rows = summary(found, 0)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     (out / "table.md").write_text(markdown(rows, epsilons))
-    console.print(markdown(rows, epsilons))
+    console.print(*tables(rows, epsilons))
     return rows
 
 

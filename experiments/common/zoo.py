@@ -27,7 +27,8 @@ def load(name: str) -> models.Pretrained:
     if name not in known:
         raise ValueError(f"{name!r} is not in the zoo; known: {', '.join(known)}")
     recipe = RECIPES[known[name]["defence"]]
-    shape = models.NETWORKS[NETWORKS[name.partition("_")[0]]].input_shape
-    module = recipe.network(shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
+    spec = models.NETWORKS[NETWORKS[name.partition("_")[0]]]
+    module = recipe.network(spec.input_shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
     net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
-    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, shape, 10)
+    return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, spec.input_shape,
+                             spec.num_classes, spec.classes)

@@ -23,7 +23,6 @@ from functools import partial
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 import train as training
 from common import report, robustness, runs, study
@@ -90,10 +89,9 @@ def main(config: Config) -> None:
     rows = {name: report.summary(values, 0, mean=("accuracy",)) for name, values in found.items()}
     runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    table = Table("training", *(f"{m.replace('_', ' ')}\n{hint}" for m, hint in HINTS.items()))
-    for name, row in rows.items():
-        table.add_row(name, *(f"{row[m]['value']:.3f}\n{row[m]['low']:.3f} to {row[m]['high']:.3f}" for m in HINTS))
-    console.print(table)
+    console.print(report.grid(
+        ("training", *(f"{report.words(m)}\n{hint}" for m, hint in HINTS.items())),
+        [(report.words(name), *(report.cell(row[m]) for m in HINTS)) for name, row in rows.items()]))
 
 
 def run(arguments=None) -> None:

@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from common import inputs, robustness, runs
+from common import inputs, report, robustness, runs
 from xmanip_jax import certify, data, explain, metrics, train
 
 CAM = explain.cam("features")
@@ -118,11 +117,11 @@ def main(config: Config) -> None:
         rows[name] = {k: float(v) for k, v in kept.items()}
         console.print(name, " ".join(f"{k} {v:.3f}" for k, v in rows[name].items()))
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    table = Table("network", "accuracy", *(f"{m} {e:g}" for m in ("ATA", "AAI") for e in config.epsilons))
-    for name, row in rows.items():
-        table.add_row(name, f"{row['accuracy']:.4f}", *(f"{row[f'{m}@{e:g}']:.3f}" for m in ("ata", "aai")
-                                                        for e in config.epsilons))
-    console.print(table)
+    measures = [f"{m}@{e:g}" for m in ("ata", "aai") for e in config.epsilons]
+    console.print(report.grid(
+        ("network", "accuracy", *(m.upper().replace("@", " ") for m in measures)),
+        [(report.words(name), f"{row['accuracy']:.4f}", *(f"{row[m]:.3f}" for m in measures))
+         for name, row in rows.items()]))
 
 
 def run(arguments=None) -> None:

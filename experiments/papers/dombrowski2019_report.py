@@ -42,24 +42,20 @@ def attack_tables(rows: Mapping[str, Mapping[str, dict]], network: str) -> list[
     """Of the maps and of the images; rows: {explanation: report.summary}."""
     about = {f"{network}: maps of manipulated images, with their targets": _MAPS,
              f"{network}: manipulated images, with the originals": _IMAGES}
-    tables = []
-    for title, columns in about.items():
-        table = Table("", *columns.values(), title=title, caption="medians above their 95 % intervals")
-        for name, row in rows.items():
-            table.add_row(_words(name), *(_cell(row[measure]) for measure in columns))
-        tables.append(table)
-    return tables
+    cells = lambda columns: [(report.words(e), *(report.cell(row[m]) for m in columns)) for e, row in rows.items()]
+    return [report.grid(("", *columns.values()), cells(columns), title=title, caption="medians above 95 % intervals")
+            for title, columns in about.items()]
 
 
 def smoothing_table(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], network: str) -> Table:
-    """rows: {explanation: `smoothing`}; a line for each defence."""
-    table = Table("defence", *map(_words, rows), title=f"{network}: what smoothing returns to",
-                  caption="median correlations: manipulated image's smoothed map with the original's smoothed map\n"
-                          "/ with the target map / original's smoothed map with its unsmoothed one")
-    cell = lambda row: "\n".join(f"{row[m]['value']:.2f}" for m in ("own", "target", "fidelity"))
-    for label in next(iter(rows.values())):
-        table.add_row(f"{label}\n  target\n  fidelity", *(cell(row[label]) for row in rows.values()))
-    return table
+    """rows: {explanation: `smoothing`}; three lines for each defence."""
+    lines = [(first, *(f"{row[label][m]['value']:.2f}" for row in rows.values()))
+             for label in next(iter(rows.values()))
+             for m, first in {"own": label, "target": "  target", "fidelity": "  fidelity"}.items()]
+    return report.grid(
+        ("defence", *map(report.words, rows)), lines, title=f"{network}: what smoothing returns to",
+        caption="median correlations: manipulated image's smoothed map with the original's\n"
+                "smoothed map / with the target map / original's smoothed map with its\nunsmoothed one")
 
 
 def all_figures(explained: Mapping[str, Arrays], values: Mapping[str, Mapping[str, np.ndarray]],
@@ -124,21 +120,7 @@ def smoothing_curves(rows: Mapping[str, Mapping[str, Mapping[str, dict]]], defen
                       ylabel="correlation of heat maps")
 
 
-def _cell(row):
-    """A median above its interval, narrow enough for a terminal: 2.4e-07 above (2.2..2.7)e-07."""
-    value, low, high = (row[name] for name in ("value", "low", "high"))
-    if not 0 < abs(value) < 0.01:
-        return f"{value:.3f}\n{low:.3f}..{high:.3f}"
-    power = int(np.floor(np.log10(abs(value))))
-    low, high = (f"{v / 10.0**power:.1f}" for v in (low, high))
-    return f"{value:.1e}\n({low}..{high})e{power:03d}"
-
-
 def _named(defence):
     if defence.kappa or defence.beta:
         return f"softplus κ={defence.kappa:g}" if defence.kappa else f"softplus β={defence.beta:g}"
     return f"SmoothGrad {defence.sigma:g}" if defence.sigma else "undefended"
-
-
-def _words(name):
-    return name.replace("_", " ")

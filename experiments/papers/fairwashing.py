@@ -181,8 +181,8 @@ def main(config: Config) -> None:
     results = {"measures": rows, "probabilities_within_0.02": float(within.mean()), "moved": moved,
                "accuracy": fine_tuning.accuracy(found["logits/student"], labels), "test_images": len(labels),
                "accuracy_before": fine_tuning.accuracy(found["logits/teacher"], labels)}
-    for name, row in rows.items():
-        console.print(f"{name:36} {row['value']:.3g}  ({row['low']:.3g} to {row['high']:.3g})")
+    console.print(report.grid(("measure", "median", "95 % interval"), [
+        (name, f"{row['value']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}") for name, row in rows.items()]))
     columns = [(who, way) for who in ("teacher", "student") for way in ("plain", "projected", "smoothed")]
     plot.save(plot.gallery({f"{i + 1}": [images[i], *(found[f"{who}/{way}"][i] for who, way in columns)]
                             for i in range(4)}, ["image", *map("\n".join, columns)]), out / "figure.png")

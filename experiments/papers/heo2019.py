@@ -37,7 +37,7 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import fine_tuning, fooling_scores, inputs, runs
+from common import fine_tuning, fooling_scores, inputs, report, runs
 from papers.heo2019_network import WEIGHTS, Subject, maps, prepare, read, terms
 from xmanip_jax import plot, train
 
@@ -142,7 +142,8 @@ def figures(config, subject, arrays, before) -> dict:
         drawn["active"] = plot.gallery(
             {f"{i + 1}": [subject.composites[1][1][i], *(m for name in config.explanations for c in (0, 1)
                                                          for m in swapped(name, i, c))] for i in labels},
-            ["composite", *(f"{name}\nclass {c}\n{when}".replace("_", " ") for name in config.explanations
+            ["composite", *(f"{name}\n{report.class_name(subject.network.classes, c)}\n{when}".replace("_", " ")
+                            for name in config.explanations
                             for c in config.classes for when in ("before", "fooled"))])
     return drawn
 

