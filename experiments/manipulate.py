@@ -13,6 +13,8 @@ all numbers can be recomputed) and figure.png; docs/run-folder.md describes them
 --resume goes on after them.
 """
 
+import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
+
 import dataclasses
 import sys
 import time
@@ -75,6 +77,7 @@ class Config:
     batch: int = 8
     """Images attacked together."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/<network>-<explanation>-<time>."""
     resume: bool = False
