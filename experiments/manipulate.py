@@ -37,7 +37,8 @@ class Config:
     """Manipulate the explanation of an image, or of many."""
 
     network: str = "efficientnet_lite0"
-    """One of xmanip_jax.models.NETWORKS."""
+    """The network: efficientnet_lite0, squeezenet1_1, cifar10_resnet20, cifar10_resnet56, small_cnn, small_cnn_cifar10,
+    vgg16, vgg19, resnet18, resnet50 or densenet121."""
     weights: Path | None = None
     """A .safetensors or .pth file; default: the network's own."""
     image: str = "chelsea"
@@ -49,10 +50,10 @@ class Config:
     dataset: Literal["cifar10", "mnist"] | None = None
     """A tensorflow-datasets test split instead: its first correctly classified images."""
     count: int | None = None
-    """How many images of the folder or data set; default: all, or 200 of a data set."""
+    """Number of images of the folder or data set; default: all, or 200 of a data set."""
     explanation: str = "gradient"
-    """gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution, grad_cam, smoothgrad
-    or uniform_gradient."""
+    """The explanation: gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution,
+    grad_cam, smoothgrad or uniform_gradient."""
     patterns: Path | None = None
     """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
@@ -60,9 +61,9 @@ class Config:
     integration_steps: int = 3
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
-    """Steps of Adam (the paper: 1500)."""
+    """Number of steps of Adam (the paper: 1500)."""
     learning_rate: float = 2e-3
-    """In [0, 1] pixels, decaying to 0 as a cosine."""
+    """Learning rate of the first step, in [0, 1] pixels, decayed to 0 by a cosine."""
     constraint: Literal["box", "linf", "l2", "l0"] = "linf"
     """What --epsilon bounds: the largest change of a channel of a pixel (linf), the Euclidean norm of the change (l2),
     the number of pixels that change (l0), or nothing, as in the paper (box)."""
@@ -75,7 +76,7 @@ class Config:
     size: int | None = None
     """Side of the images in pixels; default: what the network was trained on."""
     batch: int = 8
-    """Images attacked together."""
+    """Number of images attacked together."""
     seed: int = 0
     """Seed of everything random."""
     out: Path | None = None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .types import Array, ArrayLike
 
-__all__ = ["ModelError", "check_count", "check_key", "check_one", "check_positive", "model_error", "traced"]
+__all__ = ["ModelError", "check_count", "check_key", "check_one", "check_positive", "keys_of", "model_error", "traced"]
 
 _INFERENCE = ("switch it to inference, with model.eval() in flax nnx, eqx.nn.inference_mode(model) in equinox, "
               "training=False in Keras, and make it anew if a call has left its values in it")
@@ -40,6 +40,12 @@ def check_key(key: Array) -> None:
         got = f"{dtype}{list(shape)}" if shape is not None else repr(key)
         raise ValueError(f"key is one key, such as jax.random.key(0), got {got}"
                          + (": take one of them, or vmap over them" if typed else ""))
+
+
+def keys_of(key: Array, count: int) -> Array:
+    """`count` keys from one; ValueError for what is none, see `check_key`."""
+    check_key(key)
+    return jax.random.split(key, count)
 
 
 def check_one(x: Array) -> None:
@@ -76,7 +82,7 @@ def model_error(error: Exception, inputs: Any, name: str = "the model") -> Model
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if _in_training(error):
         return ModelError(f"{name} is in training mode (dropout, BatchNorm) or keeps values of a call in itself: "
-                          f"{_INFERENCE} ({first.split('. ')[0]})")
+                          f"{_INFERENCE} ({first.split('. ')[0].split(' (http')[0]})")
     ours = type(error).__module__.startswith(__package__)
     if ours or not isinstance(error, TypeError | ValueError | AttributeError | IndexError):
         return None

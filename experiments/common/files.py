@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
 def read_arrays(path: Path, way_out: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz; RunError with the way out where it is damaged, whatever the bytes make a reader raise."""
     try:
-        with np.load(path) as found:
+        with open(path, "rb") as file, np.load(file) as found:
             return dict(found)
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__

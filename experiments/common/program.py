@@ -39,7 +39,7 @@ def line(error: BaseException) -> str:
         return f"{error.name} is missing: pip install 'xmanip-jax[experiments]'"
     if isinstance(error, ValueError | OSError | ImportError) and first and not more:
         return first
-    return f"{type(error).__name__}: {first.strip()} (--debug shows everything)"
+    return f"{': '.join(filter(None, (type(error).__name__, first.strip())))} (--debug shows everything)"
 
 
 def watch() -> None:
