@@ -16,7 +16,6 @@ all numbers can be recomputed) and figure.png; docs/run-folder.md describes them
 import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
 
 import dataclasses
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -123,12 +122,8 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     inputs.note(out, config.network, network, names, images, targets)
     start = time.perf_counter()
-    try:
-        with batches.progress(console) as bar:
-            arrays = attacked(config, network, images, targets, out, bar)
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
-        sys.exit(130)
+    with batches.progress(console) as bar:
+        arrays = attacked(config, network, images, targets, out, bar)
     numbers = report.measure(arrays)
     rows, predicted = report.summary(numbers, config.seed), report.predictions(arrays, network.classes)
     seconds = round(time.perf_counter() - start, 1)

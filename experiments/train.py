@@ -159,7 +159,8 @@ def train_and_judge(config, out, settings, console):
     start = time.perf_counter()
     recipe, module, net, training, images, labels = trained(config, out, console)
     nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
-    models.save_weights(module, out / "weights.safetensors")
+    with program.WHOLE:
+        models.save_weights(module, out / "weights.safetensors")
     model = Partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
     values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,

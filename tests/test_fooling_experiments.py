@@ -78,8 +78,8 @@ def test_maps_at_the_input_are_fooled_by_the_whole_network():
 
 def test_a_map_without_positive_relevance_is_seen_by_the_loss_and_no_success():
     map = -jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    assert heo2019_network.soft(map).argmax() == 0
-    assert jnp.abs(jax.grad(lambda map: heo2019_network.soft(map)[0, 1])(map)[0, 1]) > 0.1
+    assert heo2019_network.soft(map, channels=None).argmax() == 0
+    assert jnp.abs(jax.grad(lambda map: heo2019_network.soft(map, channels=None)[0, 1])(map)[0, 1]) > 0.1
     values = fooling_scores.fooling("center_mass", np.zeros((1, 2, 2)), -np.asarray(map)[None])["value"]
     found = fooling_scores.rates("center_mass", values)
     assert found["vanished"] == 1 and found["success_rate"] == 0

@@ -58,18 +58,21 @@ def check_one(x: Array) -> None:
                          "by 255, and preprocess them as the network wants")
 
 
-def traced(f: Callable, *inputs: Any, name: str = "the model", given: Any = None) -> tuple[Any, Any]:
+def traced(f: Callable, *inputs: Any, name: str = "the model", given: Any = None, twice: bool = False
+           ) -> tuple[Any, Any]:
     """(closed jaxpr, shapes of the results) of a user's function, read anew: it may have changed in place.
 
-    given: of the inputs, what errors name;  default all.
+    given: of the inputs, what errors name; default all;  twice: also whether it reads what this trace left in it.
 
-    Raises ModelError where it cannot be called so, and where it reads values that an earlier trace left in it.
+    Raises ModelError where it cannot be called so, and where it reads values that an earlier trace left in it (unless a
+    jit around all of this is being traced, which fails at its end).
     """
-    anew = lambda *inputs: f(*inputs)  # make_jaxpr remembers functions
+    read = lambda: jax.make_jaxpr(lambda *inputs: f(*inputs), return_shape=True)(*inputs)  # it remembers functions
     try:
-        closed, out = jax.make_jaxpr(anew, return_shape=True)(*inputs)
-        if not isinstance(jnp.zeros(()), jax.core.Tracer):  # where nothing stages computations out, these fail at once
-            jax.tree.map(jnp.copy, [v for v in closed.consts if isinstance(v, jax.core.Tracer)])
+        closed, out = read()
+        if not isinstance(jnp.zeros(()), jax.core.Tracer):
+            consts = [*closed.consts, *(read()[0].consts if twice else ())]
+            jax.tree.map(jnp.copy, [v for v in consts if isinstance(v, jax.core.Tracer)])  # fails for what is left
     except Exception as error:
         if told := model_error(error, inputs if given is None else given, name=name):
             raise told from error

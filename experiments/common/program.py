@@ -66,5 +66,6 @@ def _leave_when_asked(read):
         os._exit(130)
 
 
-if Path(getattr(sys.modules["__main__"], "__file__", None) or ".").resolve().parent == Path(__file__).parent.parent:
+_main = getattr(sys.modules["__main__"], "__file__", None)
+if _main and Path(_main).resolve().parent == Path(__file__).resolve().parent.parent:  # a front door is the program
     watch()

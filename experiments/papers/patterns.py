@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from rich.progress import track
 
-from common import runs
+from common import program, runs
 from xmanip_jax import data, explain, models
 
 
@@ -51,7 +51,8 @@ def main(config: Config) -> None:
     starts = track(range(0, len(images), config.batch), description="images", transient=True)
     batches = (network.preprocess(images[i:i + config.batch]) for i in starts)
     patterns = explain.fit_patterns(network.model, batches)
-    models.save_tensors({name: np.asarray(p) for name, p in patterns.items()}, config.out)
+    with program.WHOLE:
+        models.save_tensors({name: np.asarray(p) for name, p in patterns.items()}, config.out)
     dead = sum(int((np.asarray(p) == 0).all(tuple(range(p.ndim - 1))).sum()) for p in patterns.values())
     print(f"{config.out}: {len(patterns)} layers from {len(images)} images; {dead} neurons were never active")
 

@@ -12,7 +12,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from common import files, report, runs
+from common import files, program, report, runs
 from common.defence_recipes import NETWORKS, RECIPES
 from common.zoo import FOLDER, cards
 
@@ -66,7 +66,8 @@ def main(config: Config) -> None:
         raise ValueError(f"{config.study} holds no finished training of seed 0")
     FOLDER.mkdir(exist_ok=True)
     for name, folder in folders.items():
-        shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
+        with program.WHOLE:
+            shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
     known = cards() | {name: card(folder) for name, folder in folders.items()}
     runs.write_json(FOLDER / "cards.json", known)
     tables = [f"## {d}\n\n" + table({name: c for name, c in known.items() if name.startswith(d)})

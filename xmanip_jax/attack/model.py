@@ -48,8 +48,7 @@ def lifted(f: Callable[[Array], Array], x: Array, name: str = "the model") -> Pa
     leaves, structure = jax.tree.flatten(f if isinstance(f, Partial) else Partial(f))
     leaves = [jnp.asarray(v) if isinstance(v, np.ndarray) else v for v in leaves]
     call = lambda leaves, x: jax.tree.unflatten(structure, leaves)(x)
-    closed, out = traced(call, leaves, x, name=name, given=x)
-    traced(call, leaves, x, name=name, given=x)  # a model that changed itself fails now
+    closed, out = traced(call, leaves, x, name=name, given=x, twice=True)
     held = [*closed.consts, *leaves]
     if any(isinstance(v, jax.core.Tracer) for v in held):
         raise ValueError(f"{name} closes over values that are being traced: an attack is a loop on the host, call it "

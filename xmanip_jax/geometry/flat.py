@@ -18,8 +18,7 @@ def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array]
     kinds = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)}
     if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise ValueError(f"curvature needs a point of real floating numbers, got {sorted(kinds) or 'nothing'}")
-    traced(g, x, name="the function")
-    out = traced(g, x, name="the function")[1]  # what changed itself fails now
+    out = traced(g, x, name="the function", twice=True)[1]
     shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
     if shapes != [()]:
         raise ValueError(f"curvature is that of a scalar function, got outputs of shapes {shapes}: select one logit, "
