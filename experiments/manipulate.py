@@ -23,7 +23,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from common import batches, inputs, named_explanations, report, runs
+from common import batches, files, inputs, named_explanations, report, runs
 from xmanip_jax import attack, models, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
@@ -136,7 +136,7 @@ def main(config: Config) -> None:
         figure = plot.manipulation(arrays, caption=report.caption(arrays, numbers, network.classes))
     else:
         figure = plot.manipulations(arrays, labels=predicted["original"])
-    plot.save(figure, out / "figure.png")
+    files.save_figure(figure, out / "figure.png")
     title = f"{config.explanation} of {config.network}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
     note = "predicted before and after: " + ", ".join(name for [name] in predicted.values()) if single else None
     console.print(report.table(rows, title, note))
