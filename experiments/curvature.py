@@ -22,6 +22,8 @@ The run folder gets results.json (medians with bootstrap intervals), arrays.npz 
 figures. What is finished is kept in parts/; --resume goes on after it.
 """
 
+import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
+
 import dataclasses
 from functools import partial
 from pathlib import Path
@@ -31,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import batches, curvature_measures, curvature_report, inputs, runs
-from xmanip_jax import plot, smooth
+from common import batches, curvature_measures, curvature_report, files, inputs, runs
+from xmanip_jax import smooth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,22 +42,23 @@ class Config:
     """Curvature, attacks and certificates of networks."""
 
     networks: tuple[str, ...] = ("mnist_smallgap_normal", "mnist_smallgap_adv", "mnist_smallgap_int")
-    """Of xmanip_jax.models.NETWORKS, or of boopathy2020 in the data folder."""
+    """Names of xmanip_jax.models.NETWORKS, of the zoo, or of networks/boopathy2020 in the data folder."""
     kappas: tuple[float, ...] = (10.0, 2.0)
-    """Sharpness of softplus, in units of each activation's scale."""
+    """Sharpnesses of softplus, in units of each activation's scale."""
     epsilons: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    """Largest change of any pixel, which is in [0, 1]."""
+    """Largest changes of any pixel, which is in [0, 1]."""
     count: int = 100
-    """Images of each network, correctly classified ones of the test split."""
+    """Number of images of each network, correctly classified ones of the test split."""
     certified: int = 20
-    """Images for which bounds are computed."""
+    """Number of images for which bounds are computed."""
     linear: bool = True
     """Follow the inputs linearly as well; for networks with skip connections a matter of hours."""
     batch: int = 20
-    """Images measured together."""
+    """Number of images measured together."""
     k: int = 20
-    """Size of the top."""
+    """Number of leading pixels that are the top of a map."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/curvature-<time>."""
     resume: bool = False
@@ -158,7 +161,7 @@ def main(config: Config) -> None:
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     console.print(*curvature_report.tables(rows, config.epsilons, config.k))
     for title, figure in curvature_report.figures(found, rows, config.epsilons).items():
-        plot.save(figure, out / f"{title}.png")
+        files.save_figure(figure, out / f"{title}.png")
     console.print(f"results.json, arrays.npz and figures are in [bold]{out}[/bold]")
 
 

@@ -13,8 +13,9 @@ all numbers can be recomputed) and figure.png; docs/run-folder.md describes them
 --resume goes on after them.
 """
 
+import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
+
 import dataclasses
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from common import batches, inputs, named_explanations, report, runs
+from common import batches, files, inputs, named_explanations, report, runs
 from xmanip_jax import attack, models, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
@@ -35,7 +36,8 @@ class Config:
     """Manipulate the explanation of an image, or of many."""
 
     network: str = "efficientnet_lite0"
-    """One of xmanip_jax.models.NETWORKS."""
+    """The network: efficientnet_lite0, squeezenet1_1, cifar10_resnet20, cifar10_resnet56, small_cnn, small_cnn_cifar10,
+    vgg16, vgg19, resnet18, resnet50 or densenet121."""
     weights: Path | None = None
     """A .safetensors or .pth file; default: the network's own."""
     image: str = "chelsea"
@@ -47,10 +49,10 @@ class Config:
     dataset: Literal["cifar10", "mnist"] | None = None
     """A tensorflow-datasets test split instead: its first correctly classified images."""
     count: int | None = None
-    """How many images of the folder or data set; default: all, or 200 of a data set."""
+    """Number of images of the folder or data set; default: all, or 200 of a data set."""
     explanation: str = "gradient"
-    """gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution, grad_cam, smoothgrad
-    or uniform_gradient."""
+    """The explanation: gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution,
+    grad_cam, smoothgrad or uniform_gradient."""
     patterns: Path | None = None
     """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
@@ -58,9 +60,9 @@ class Config:
     integration_steps: int = 3
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
-    """Steps of Adam (the paper: 1500)."""
+    """Number of steps of Adam (the paper: 1500)."""
     learning_rate: float = 2e-3
-    """In [0, 1] pixels, decaying to 0 as a cosine."""
+    """Learning rate of the first step, in [0, 1] pixels, decayed to 0 by a cosine."""
     constraint: Literal["box", "linf", "l2", "l0"] = "linf"
     """What --epsilon bounds: the largest change of a channel of a pixel (linf), the Euclidean norm of the change (l2),
     the number of pixels that change (l0), or nothing, as in the paper (box)."""
@@ -73,8 +75,9 @@ class Config:
     size: int | None = None
     """Side of the images in pixels; default: what the network was trained on."""
     batch: int = 8
-    """Images attacked together."""
+    """Number of images attacked together."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/<network>-<explanation>-<time>."""
     resume: bool = False
@@ -119,12 +122,8 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     inputs.note(out, config.network, network, names, images, targets)
     start = time.perf_counter()
-    try:
-        with batches.progress(console) as bar:
-            arrays = attacked(config, network, images, targets, out, bar)
-    except KeyboardInterrupt:
-        console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
-        sys.exit(130)
+    with batches.progress(console) as bar:
+        arrays = attacked(config, network, images, targets, out, bar)
     numbers = report.measure(arrays)
     rows, predicted = report.summary(numbers, config.seed), report.predictions(arrays, network.classes)
     seconds = round(time.perf_counter() - start, 1)
@@ -137,7 +136,7 @@ def main(config: Config) -> None:
         figure = plot.manipulation(arrays, caption=report.caption(arrays, numbers, network.classes))
     else:
         figure = plot.manipulations(arrays, labels=predicted["original"])
-    plot.save(figure, out / "figure.png")
+    files.save_figure(figure, out / "figure.png")
     title = f"{config.explanation} of {config.network}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
     note = "predicted before and after: " + ", ".join(name for [name] in predicted.values()) if single else None
     console.print(report.table(rows, title, note))

@@ -5,6 +5,8 @@
     python experiments/reproduce.py heo2019 --quick
 """
 
+import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
+
 import ast
 import importlib
 import sys

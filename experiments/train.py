@@ -5,22 +5,26 @@
     python experiments/train.py --defence plain --quick       # without data: does everything run?
 
 The Small network of Boopathy et al. 2020 on MNIST or CIFAR-10, from scratch or from the weights of another run. The
-defences are those of recipes.py; --beta is the sharpness of the softplus in those that need a smooth network. Judged on
-the test split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20 sign steps on the
-cross entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that `attack.largest_change`
-reaches while the prediction stays, 20 steps from each of --restarts random starts. It climbs the network itself; a relu
-network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of --epsilons a random search
-that sees no gradient judges the ascent (`attack.flags`).
+defences are those of common/defence_recipes.py; --beta is the sharpness of the softplus in those that need a smooth
+network. Judged on the test split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20
+sign steps on the cross entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that
+`attack.largest_change` reaches while the prediction stays, 20 steps from each of --restarts random starts. It climbs
+the network itself; a relu network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of
+--epsilons a random search that sees no gradient judges the ascent (`attack.flags`).
 
 The run folder gets log.csv, weights.safetensors, results.json, arrays.npz (a value for each judged image) and
 checkpoints/; killed, --resume goes on, to the same bits. Run time: 1
 minute on 2 cores for plain, 8 for atex. Results: README, zoo/README.md.
 """
 
+import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
+
 import csv
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +34,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import batches, report, robustness, runs
+from common import batches, program, report, robustness, runs
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import checkpoint, data, models, train
 
@@ -39,36 +43,41 @@ from xmanip_jax import checkpoint, data, models, train
 class Config:
     """One network, one defence."""
 
-    dataset: str = "mnist"
-    """Or cifar10."""
-    defence: str = "plain"
-    """Of recipes.RECIPES."""
+    dataset: Literal["mnist", "cifar10"] = "mnist"
+    """The data set to train and judge on."""
+    defence: Annotated[str, runs.choices("The defence", RECIPES)] = "plain"
     weight: float | None = None
-    """Of the penalty, or of the decay; default: the recipe's."""
+    """Weight of the penalty, or of the decay; default: the defence's own."""
     beta: float = 5.0
-    """Sharpness of softplus; where lcnn begins."""
+    """Sharpness of softplus in the defences that are smooth; where that of lcnn begins."""
     epsilon: float = 0.1
-    """The ball of training, in pixels in [0, 1]."""
+    """Largest change of any pixel, which is in [0, 1], in training."""
     inner: int = 10
-    """Steps of inner maximisations."""
-    images: int = 20_000
+    """Number of steps of each inner maximisation of a defence."""
+    train_images: int = 20_000
+    """Number of images to train on, the first ones of the training split."""
     epochs: int = 3
+    """Number of passes over the training images."""
     batch: int = 50
-    rate: float = 4e-3
-    """Learning rate, decayed to 0 by a cosine."""
+    """Number of images of a training step."""
+    learning_rate: float = 4e-3
+    """Learning rate of the first step, decayed to 0 by a cosine."""
     start: Path | None = None
-    """weights.safetensors of the network to go on from; atex distils it."""
+    """A weights.safetensors of the network to go on from; atex distils it."""
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
-    """The balls of the attacks."""
-    judged: int = 200
-    """Test images that are attacked."""
+    """Largest changes of any pixel, which is in [0, 1], in the attacks that judge."""
+    count: int = 200
+    """Number of test images that are attacked."""
     restarts: int = 2
+    """Number of random starts of each attack, at least 2."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/<defence>-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
-    """64 random images, a few steps."""
+    """Random images, a few steps: does everything run?"""
 
 
 def read(config):
@@ -79,7 +88,7 @@ def read(config):
         images = rng.uniform(size=(64, *shape)).astype(np.float32)
         labels = rng.integers(0, 10, 64)
         return images, labels, images[:4], labels[:4]
-    images, labels = data.load_dataset(config.dataset, "train", limit=config.images)
+    images, labels = data.load_dataset(config.dataset, "train", limit=config.train_images)
     return images, labels, *data.load_dataset(config.dataset, "test")
 
 
@@ -100,11 +109,11 @@ def trained(config, out, console):
     steps = config.epochs * (len(images) // config.batch)
     teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
     weight = recipe.weight if config.weight is None else config.weight
-    optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.rate, steps), weight)
+    optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.learning_rate, steps), weight)
     like = train.begin(params, state, optimizer, seed=config.seed)
     folder = out / "checkpoints"
     start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
-    with open(out / "log.csv", "a", newline="") as file, batches.progress(console) as bar:
+    with open(out / "log.csv", "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
         log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
 
         def show(step, numbers):
@@ -118,20 +127,24 @@ def trained(config, out, console):
             optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
             label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
             scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
-        training = fit(net, start, images, labels, callback=show,
-                       keep=lambda t: checkpoint.save_step(folder, int(t.step), t))
+        training = fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
     return recipe, module, net, training, *test
+
+
+def _keep(folder, training):
+    with program.WHOLE:
+        checkpoint.save_step(folder, int(training.step), training)
 
 
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
-    runs.check_known("dataset", config.dataset, NETWORKS)
     runs.check_known("defence", config.defence, RECIPES)
     if config.quick:
-        config = dataclasses.replace(config, images=64, epochs=2, batch=16, judged=4, restarts=2, inner=1)
+        config = dataclasses.replace(config, train_images=64, epochs=2, batch=16, count=4, restarts=2, inner=1)
     if config.weight is not None and config.weight < 0:
         raise ValueError(f"--weight is not negative, got {config.weight}")
-    runs.check_positive(config, "epsilon", "beta", "images", "epochs", "batch", "rate", "judged", "epsilons")
+    runs.check_positive(config, "epsilon", "beta", "train_images", "epochs", "batch", "learning_rate",
+                        "count", "epsilons")
     if config.start and not config.start.is_file():
         raise ValueError(f"--start names a weights.safetensors, got {config.start}")
     if RECIPES[config.defence].teacher and not config.start:
@@ -146,9 +159,10 @@ def train_and_judge(config, out, settings, console):
     start = time.perf_counter()
     recipe, module, net, training, images, labels = trained(config, out, console)
     nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
-    models.save_weights(module, out / "weights.safetensors")
+    with program.WHOLE:
+        models.save_weights(module, out / "weights.safetensors")
     model = Partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
-    values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.judged,
+    values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,
                                  surrogate=robustness.surrogate_of(recipe.act(config.beta)))
     runs.write_arrays(out / "arrays.npz", values)
@@ -161,8 +175,6 @@ def train_and_judge(config, out, settings, console):
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
-    if config.out and (config.out / "checkpoints").exists() and not config.resume:
-        raise ValueError(f"{config.out} already holds checkpoints: pass --resume to go on, or choose another --out")
     out, settings = runs.begin(config.defence, config)
     console.print(f"run folder: [bold]{out}[/bold]")
     for name, row in train_and_judge(config, out, settings, console).items():

@@ -87,7 +87,7 @@ def test_a_missing_orbax_names_its_extra():
     code = "import sys; sys.modules['orbax'] = None; import xmanip_jax.checkpoint"
     root = pathlib.Path(checkpoint.__file__).parent.parent
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    assert run.stderr.endswith('is missing: pip install "xmanip-jax[checkpoint]"\n')
+    assert run.stderr.endswith("checkpoint needs orbax: pip install 'xmanip-jax[checkpoint]'\n")
 
 
 def test_relative_paths(tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def finished(tmp_path_factory):
                           env=environment)
     assert done.returncode == 0, done.stderr
     left = next(line for line in done.stdout.splitlines() if line.startswith("CODE 130"))
-    return home / "out", done.stdout, ast.literal_eval(left.removeprefix("CODE 130 "))
+    return home / "out", done.stdout + done.stderr, ast.literal_eval(left.removeprefix("CODE 130 "))
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,8 @@ def test_maps_at_the_input_are_fooled_by_the_whole_network():
 
 def test_a_map_without_positive_relevance_is_seen_by_the_loss_and_no_success():
     map = -jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    assert heo2019_network.soft(map).argmax() == 0
-    assert jnp.abs(jax.grad(lambda map: heo2019_network.soft(map)[0, 1])(map)[0, 1]) > 0.1
+    assert heo2019_network.soft(map, channels=None).argmax() == 0
+    assert jnp.abs(jax.grad(lambda map: heo2019_network.soft(map, channels=None)[0, 1])(map)[0, 1]) > 0.1
     values = fooling_scores.fooling("center_mass", np.zeros((1, 2, 2)), -np.asarray(map)[None])["value"]
     found = fooling_scores.rates("center_mass", values)
     assert found["vanished"] == 1 and found["success_rate"] == 0
@@ -115,16 +115,16 @@ def test_rates_and_auc():
 
 @pytest.mark.parametrize(("run", "match", "arguments"), [
     (heo2019.run, "unknown network 'magic'", ["--network", "magic"]),
-    (heo2019.run, "unknown kind 'magic'; known: location", ["--kinds", "magic"]),
+    (heo2019.run, "invalid choice 'magic'.*'location', 'top_k'", ["--kinds", "magic"]),
     (heo2019.run, "unknown explanation 'magic'; known: grad_cam", ["--explanations", "magic"]),
     (heo2019.run, "--steps must be positive, got 0", ["--steps", "0"]),
-    (backdoor.run, "unknown goal 'magic'; known: single", ["--goals", "magic"]),
+    (backdoor.run, "invalid choice 'magic'.*'single', 'herring'", ["--goals", "magic"]),
     (heo2019.run, "weights of a training loss are not negative, got -1", ["--keep", "-1"]),
     (backdoor.run, "weights of a training loss are not negative, got -1", ["--keep", "-1"]),
     (backdoor.run, "weight is in \\[0, 1\\], got 2", ["--weight", "2"]),
-    (backdoor.run, "--rate must be positive, got -1", ["--rate", "-1"]),
-    (fairwashing.run, "keep is one of probabilities, logits, got 'all'", ["--keep", "all"]),
-    (fairwashing.run, "--judged must be positive, got 0", ["--judged", "0"])])
+    (backdoor.run, "--learning-rate must be positive, got -1", ["--learning-rate", "-1"]),
+    (fairwashing.run, "invalid choice 'all'.*'logits', 'probabilities'", ["--keep", "all"]),
+    (fairwashing.run, "--count must be positive, got 0", ["--count", "0"])])
 def test_what_is_refused(run, match, arguments, tmp_path):
     with pytest.raises(SystemExit, match=match):
         run([*arguments, "--out", str(tmp_path / "no")])

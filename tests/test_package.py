@@ -27,7 +27,7 @@ def test_the_core_needs_jax_optax_and_numpy_only():
 
 
 def test_imports_point_downwards():
-    floors = [["types"], ["arguments", "devices"], ["metrics"], ["nonlinearities", "pooling"], ["rewrite"],
+    floors = [["types", "extras"], ["arguments", "devices"], ["metrics"], ["nonlinearities", "pooling"], ["rewrite"],
               ["numerics"], ["smooth"], ["explain"], ["certify"], ["geometry"], ["train"], ["objectives"],
               ["attack", "fool", "defend"], ["data", "checkpoint", "plot"], ["models"]]
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}

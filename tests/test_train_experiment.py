@@ -43,15 +43,16 @@ def test_what_a_run_leaves(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    (tmp_path / "held" / "checkpoints").mkdir(parents=True)
-    for match, arguments in (("unknown dataset 'svhn'; known: mnist, cifar10", ["--dataset", "svhn"]),
+    (tmp_path / "held" / "checkpoints" / "50").mkdir(parents=True)
+    (tmp_path / "held" / "config.json").write_text(json.dumps(runs.settings(train.checked(train.Config(quick=True)))))
+    for match, arguments in (("invalid choice 'svhn'.*'mnist', 'cifar10'", ["--dataset", "svhn"]),
                              ("unknown defence 'magic'; known: plain,", ["--defence", "magic"]),
                              ("--weight is not negative, got -1", ["--weight", "-1"]),
                              ("--epsilon must be positive, got 0", ["--epsilon", "0"]),
                              ("--start names a weights.safetensors, got nowhere", ["--start", "nowhere"]),
                              ("--epsilons must be positive", ["--epsilons", "0.1", "0"]),
                              ("--start names its weights", ["--defence", "atex"]),
-                             ("already holds checkpoints", ["--quick", "--out", str(tmp_path / "held")])):
+                             ("already holds results: pass --resume", ["--quick", "--out", str(tmp_path / "held")])):
         with pytest.raises(SystemExit, match=match):
             train.run([*arguments, *([] if "--out" in arguments else ["--out", str(tmp_path / "no")])])
     assert not (tmp_path / "no").exists()
@@ -67,7 +68,7 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
         lambda step: jnp.where(step < 52, 1.0, jnp.nan)))
     recipe = defence_recipes.RECIPES["plain"]._replace(optimizer=breaks)
     monkeypatch.setitem(defence_recipes.RECIPES, "breaks", recipe)
-    arguments = ["--defence", "breaks", "--batch", "8", "--epochs", "30", "--images", "16", "--out", str(out),
+    arguments = ["--defence", "breaks", "--batch", "8", "--epochs", "30", "--train-images", "16", "--out", str(out),
                  "--resume"]
 
     def stopped():
@@ -92,8 +93,8 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
 def test_two_runs_on_one_folder(tmp_path):
     """The second is refused while the first runs; a killed one leaves nothing that blocks --resume."""
     out = tmp_path / "out"
-    code = f"import sys, pathlib, runs; runs.open_run(pathlib.Path({str(out)!r}), {{'a': 1}}, resume=False); " \
-        "print('held', flush=True); sys.stdin.read()"
+    code = f"import sys, pathlib; from common import runs; runs.open_run(pathlib.Path({str(out)!r}), {{'a': 1}}, " \
+        "resume=False); print('held', flush=True); sys.stdin.read()"
     first = subprocess.Popen([sys.executable, "-c", code], cwd=SCRIPT.parent, stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)
     assert first.stdout.readline() == "held\n"

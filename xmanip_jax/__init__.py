@@ -15,13 +15,7 @@ _EXTRAS = ("checkpoint", "data", "models", "plot")
 
 def __getattr__(name):
     if name in _MODULES:
-        try:
-            return importlib.import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            if name not in _EXTRAS or (error.name or "").startswith(__name__):
-                raise
-            raise ModuleNotFoundError(f"xmanip_jax.{name} needs {error.name}: pip install 'xmanip-jax[{name}]'",
-                                      name=error.name) from error
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

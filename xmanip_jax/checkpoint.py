@@ -14,10 +14,12 @@ import jax
 import numpy as np
 from jax.tree_util import keystr, tree_flatten_with_path
 
+from .extras import missing
+
 try:
     from orbax.checkpoint import v1 as ocp
 except ImportError as error:
-    raise ImportError(f'{error.name} is missing: pip install "xmanip-jax[checkpoint]"') from error
+    raise missing("checkpoint", "checkpoint", error) from error
 
 __all__ = ["CheckpointError", "latest_step", "load", "load_step", "save", "save_step"]
 

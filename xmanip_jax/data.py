@@ -8,7 +8,6 @@ import contextlib
 import csv
 import fnmatch
 import importlib
-import importlib.util
 import logging
 import os
 import pathlib
@@ -16,6 +15,8 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+
+from .extras import missing
 
 __all__ = ["DatasetError", "ImageError", "Images", "check_pixels", "data_dir", "load_dataset", "photograph",
            "read_folder", "read_image"]
@@ -180,10 +181,7 @@ def photograph(name: str = "chelsea", size: int | None = None) -> np.ndarray:
     >>> photograph("coffee", 224).shape
     (224, 224, 3)
     """
-    spec = importlib.util.find_spec("skimage")
-    if spec is None:
-        raise ImportError('photograph needs skimage: pip install "xmanip-jax[demo]"')
-    folder = pathlib.Path(spec.origin).parent / "data"
+    folder = pathlib.Path(_require("skimage", "demo").__file__).parent / "data"
     there = {p.stem: p for p in folder.iterdir() if p.suffix in (".png", ".jpg")}
     if name not in there:
         raise ImageError(f"scikit-image carries no photograph {name!r}, but {', '.join(sorted(there))}")
@@ -286,7 +284,7 @@ def _require(module, extra):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f'{error.name or module} is missing: pip install "xmanip-jax[{extra}]"') from error
+        raise missing("data", extra, error) from error
 
 
 def _one_line(error):

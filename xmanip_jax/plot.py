@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from .extras import missing
 from .types import ArrayLike
 
 __all__ = ["comparison", "explanations", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
@@ -251,7 +252,10 @@ _SLANTED = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
 
 
 def _figure(rows, columns, *, width, height, **shared):
-    from matplotlib.figure import Figure  # no global state, no window
+    try:
+        from matplotlib.figure import Figure  # no global state, no window
+    except ImportError as error:
+        raise missing("plot", "plot", error) from error
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)

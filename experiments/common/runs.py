@@ -1,41 +1,88 @@
 """A run folder: what was asked, what is finished, and the results, each file written whole or not at all."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 import tyro
 
+from common import program
+from common.files import RunError, read_arrays, read_json, write_arrays, write_json
+
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
-
-
-class RunError(ValueError):
-    """A run folder that cannot be used as asked."""
+_MARK = "part of"
+_RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
+_DEBUG = ("debug", Annotated[bool, tyro.conf.arg(help="Show the whole traceback of an error.")],
+          dataclasses.field(default=False))
 
 
 def command(name: str, config: type, main: Callable[[Any], None], about: str, arguments: Sequence[str] | None) -> None:
-    """A script's command line: `main` of the dataclass `config`; every foreseeable error is one line on stderr."""
+    """A script's command line: `main` of the dataclass `config`; every error is one line on stderr, unless --debug."""
+    program.begin(name)
+    debug = "--debug" in (sys.argv if arguments is None else arguments)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its whole stack
     try:
-        asked = tyro.cli(config, description=about, args=arguments)
+        asked = _asked(config, about, arguments)
         if getattr(asked, "resume", False) and asked.out is None:
             raise RunError("--resume needs the run folder: --out")
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its whole stack
+        if debug:
+            jax.config.update("jax_traceback_filtering", "off")
         main(asked)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt:
+        print(program.interrupted(), file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(f"{name}: {program.line(error)}")
+
+
+def _asked(config, about, arguments):
+    """The options of a command line. What tyro says of wrong ones, in a box, becomes one line."""
+    options = dataclasses.make_dataclass(config.__name__, [_DEBUG], bases=(config,), frozen=True)
+    options.__doc__ = config.__doc__
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, description=about, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise RunError(f"{_unboxed(box.getvalue()).rstrip('.')} (--help lists the options)") from None
+
+
+def _unboxed(box):
+    """The first section of a message in a box, without its title, and the option that it proposes."""
+    lines = [text.strip(" \u2502\u256d\u256e\u2570\u256f\u2500|") for text in box.splitlines()[1:]]
+    said = " ".join(text for text in lines if text and set(text) != {"-"})
+    proposed = re.search(r"Perhaps you meant:.*?(--[\w-]+)", said)
+    first = re.split(r"Perhaps you meant:|Argument helptext:|For full helptext|=====", said)[0].strip()
+    return first + (f", perhaps you meant {proposed[1]}" if proposed else "")
+
+
+def choices(about: str, known: Collection[str]) -> Any:
+    """The help of an option that takes names, each of which it lists; `check_known` refuses others.
+
+    For what are few and fixed, a Literal does both.
+    """
+    return tyro.conf.arg(help=f"{about}: {', '.join(known)}.")
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -60,10 +107,12 @@ def begin(name: str, config: Any) -> tuple[Path, dict]:
     """
     out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     open_run(out, settings(config), resume=config.resume)
+    program.keeping(lambda: f"what is finished is kept: add --out {out} --resume to go on" if computed(out) else
+                    f"nothing was finished yet, --out {out} starts anew")
     named = [v for k, v in vars(config).items() if isinstance(v, Path) and k != "out"]
     files = [f for v in named for f in ([v] if v.is_file() else sorted(v.glob("*.safetensors")))]
     same_inputs(out, {str(f): np.fromfile(f, np.uint8) for f in files}, "files")
-    return out, json.loads((out / "config.json").read_text())
+    return out, read_json(out / "config.json")
 
 
 def same_inputs(out: Path, read: Mapping[str, Any], name: str = "inputs") -> None:
@@ -76,7 +125,10 @@ def same_inputs(out: Path, read: Mapping[str, Any], name: str = "inputs") -> Non
     note, now = out / f"{name}.json", [[key, _digest(value)] for key, value in read.items()]
     if not note.exists():
         write_json(note, now)
-    for old, new in zip_longest(json.loads(note.read_text()), now, fillvalue=("nothing", "")):
+    before = read_json(note)
+    if not isinstance(before, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in before):
+        raise RunError(f"{note} is not what a run notes of its inputs: restore it, or choose another --out")
+    for old, new in zip_longest(before, now, fillvalue=("nothing", "")):
         if list(old) != list(new):
             differs = f"other contents of {new[0]}" if old[0] == new[0] else f"{new[0]} in the place of {old[0]}"
             raise RunError(f"{out} cannot go on with other inputs ({differs}): restore them, or choose another --out")
@@ -93,33 +145,58 @@ def _digest(tree):
 
 def settings(config: Any) -> dict:
     """What of a configuration makes the results: all but where they go."""
-    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume")}
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "debug")}
     return json.loads(json.dumps(found, default=str))
 
 
 def open_run(out: Path, config: dict, *, resume: bool) -> Path:
     """Create the folder and note the configuration in it; with `resume`, go on in a folder of the same one.
 
-    The folder is this process's until it ends, however it ends: a lock of the system, nothing that can be left behind.
+    A folder in which nothing was computed is as good as none. The folder is this process's until it ends, however it
+    ends: a lock of the system, nothing that can be left behind.
 
     Raises RunError, before any computation, when the folder cannot be written, is another process's, already holds a
-    run, or holds another.
+    run, holds another, or is damaged.
     """
     noted = out / "config.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
         _lock(out)
-        if not noted.exists():
+        if not computed(out):
+            for note in (*out.glob("inputs*.json"), *out.glob("files.json")):
+                note.unlink()
+            write_json(out / ".run.json", uuid.uuid4().hex)
             write_json(noted, config)
     except OSError as error:
         raise RunError(f"the output folder {out} cannot be written: {error.strerror}") from None
-    before = json.loads(noted.read_text())
-    if before != config:
-        changed = sorted(k for k in before.keys() | config.keys() if before.get(k) != config.get(k))
+    if not noted.exists():
+        raise RunError(f"{out} holds results, but no config.json that says what of: choose another --out")
+    before = read_json(noted)
+    if not isinstance(before, dict):
+        raise RunError(f"{noted} holds no settings of a run: choose another --out")
+    before = _current(before)
+    if before.keys() != config.keys():
+        only = ", ".join(sorted(before.keys() ^ config.keys()))
+        raise RunError(f"{out} holds a run of another study or version ({only}: not settings of both): choose another "
+                       "--out")
+    if changed := sorted(k for k in config if before[k] != config[k]):
         raise RunError(f"{out} holds a run with other settings ({', '.join(changed)} differ): choose another --out")
-    if not resume and any(out.glob("parts/*.npz")):
+    if not resume and computed(out):
         raise RunError(f"{out} already holds results: pass --resume to go on, or choose another --out")
     return out
+
+
+def computed(out: Path) -> bool:
+    """Whether a run folder, or one of the trainings in it, holds anything that took time."""
+    kept = (f for place in ("", "*/") for name in ("results.json", "arrays.npz", "parts/*.npz", "checkpoints/*")
+            for f in out.glob(place + name) if f.parent.name != "checkpoints" or f.name.isdigit())
+    return next(kept, None) is not None
+
+
+def _current(config):
+    """The settings of a run by today's names."""
+    names = _RENAMED | ({"images": "train_images"} if isinstance(config.get("images"), int) else {})
+    return {names.get(name, name): value for name, value in config.items()}
 
 
 def _lock(out):
@@ -135,25 +212,28 @@ def _lock(out):
     os.pwrite(held, str(os.getpid()).encode(), 0)
 
 
-def write_json(path: Path, value) -> None:
-    """Write JSON atomically."""
-    _atomic(path, lambda f: f.write((json.dumps(value, indent=2) + "\n").encode()))
-
-
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a compressed .npz atomically."""
-    _atomic(path, lambda f: np.savez_compressed(f, **arrays))
-
-
 def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]], *,
              name: str = "") -> dict[str, np.ndarray]:
-    """Part `index` of a run, or of that of its pieces that `name` says: read if it is there, else computed and kept."""
+    """Part `index` of a run, or of that of its pieces that `name` says: read if it is there, else computed and kept.
+
+    Raises RunError for a part that is damaged, or was not made by this run for this place.
+    """
     path = out / "parts" / f"{name}{'-' * bool(name)}{index:05d}.npz"
+    mark = {_MARK: np.array(f"{run} {path.name}")} if (run := _run(out)) else {}
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        write_arrays(path, {name: np.asarray(value) for name, value in compute().items()})
-    with np.load(path) as part:
-        return dict(part)
+        write_arrays(path, {name: np.asarray(value) for name, value in compute().items()} | mark)
+    way_out = "delete it, and --resume computes it again"
+    arrays = read_arrays(path, way_out)
+    if mark and str(arrays.pop(_MARK, "")) != str(mark[_MARK]):
+        raise RunError(f"{path} is not a part of this run: {way_out}")
+    return arrays
+
+
+def _run(out):
+    """What the parts of a run are marked with; None for a folder from before they were."""
+    note = out / ".run.json"
+    return read_json(note) if note.exists() else None
 
 
 def keeping(out: Path, name: str, seconds: str) -> Callable[..., dict[str, np.ndarray]]:
@@ -180,15 +260,3 @@ def environment() -> dict:
     return {"python": platform.python_version(), "commit": git.stdout.strip() or "unknown",
             "versions": {name: m.__version__ for name, m in modules.items() if m is not None},
             "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}, {os.cpu_count()} host cores"}
-
-
-def _atomic(path, write):
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 from rich.table import Table
 
 import train as training
-from common import report, runs
+from common import files, report, runs
 from xmanip_jax import metrics, plot
 
 Found = Mapping[str, Mapping[str, np.ndarray]]  # {variant: {measure: Float[seeds, n]}}
@@ -19,20 +20,28 @@ Found = Mapping[str, Mapping[str, np.ndarray]]  # {variant: {measure: Float[seed
 class Protocol:
     """How the networks of a study are trained: a plain one for each seed, from which the variants go on."""
 
-    dataset: str = "mnist"
-    """Or cifar10."""
+    dataset: Literal["mnist", "cifar10"] = "mnist"
+    """The data set to train and judge on."""
     seeds: int = 1
-    images: int = 12_000
+    """Number of seeds; each makes a network of every kind."""
+    train_images: int = 12_000
+    """Number of images to train on, the first ones of the training split."""
     base_epochs: int = 3
+    """Number of passes over the training images for the plain network."""
     epochs: int = 2
+    """Number of passes over the training images for what goes on from it."""
     batch: int = 50
-    base_rate: float = 4e-3
-    rate: float = 2e-3
+    """Number of images of a training step."""
+    base_learning_rate: float = 4e-3
+    """Learning rate of the plain network's first step, decayed to 0 by a cosine."""
+    learning_rate: float = 2e-3
+    """Learning rate of the first step of what goes on from it, decayed to 0 by a cosine."""
     out: Path | None = None
-    """The run folder; default: runs/<name of the experiment>-<time>."""
+    """The run folder; default: runs/<study>-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
-    """64 random images, a few steps, fewer variants."""
+    """Random images, a few steps, fewer networks: does everything run?"""
 
 
 def carry_out(name: str, config: Protocol, variants: Mapping[str, training.Config], base: training.Config,
@@ -42,7 +51,7 @@ def carry_out(name: str, config: Protocol, variants: Mapping[str, training.Confi
     console.print(f"run folder: [bold]{out}[/bold]")
     found = trainings(variants, config.seeds, out, console, base=base)
     rows = write(out, settings, found, config.epsilons, console)
-    plot.save(figure(rows, config.epsilons), out / "figure.png")
+    files.save_figure(figure(rows, config.epsilons), out / "figure.png")
 
 
 def trainings(variants: Mapping[str, training.Config], seeds: int, out: Path, console, *,
@@ -63,7 +72,8 @@ def trainings(variants: Mapping[str, training.Config], seeds: int, out: Path, co
             start = out / f"base-{seed}" / "weights.safetensors"
         for name, config in variants.items():
             if base is not None and training.RECIPES[config.defence].scratch:
-                config = dataclasses.replace(config, epochs=base.epochs + config.epochs, rate=base.rate, seed=seed)
+                config = dataclasses.replace(config, epochs=base.epochs + config.epochs,
+                                             learning_rate=base.learning_rate, seed=seed)
             else:
                 config = dataclasses.replace(config, start=config.start or start, seed=seed)
             found[name].append(one(config, out / f"{name}-{seed}", console))
@@ -74,7 +84,7 @@ def shared(config) -> tuple[dict, training.Config]:
     """(what training.Config takes over from a study's configuration, the plain network that variants go on from)."""
     taken = {f.name: getattr(config, f.name) for f in dataclasses.fields(training.Config)
              if hasattr(config, f.name) and f.name not in ("out", "resume")}
-    return taken, training.Config(**taken | {"epochs": config.base_epochs, "rate": config.base_rate})
+    return taken, training.Config(**taken | {"epochs": config.base_epochs, "learning_rate": config.base_learning_rate})
 
 
 def one(config: training.Config, folder: Path, console) -> dict[str, np.ndarray]:
@@ -84,8 +94,7 @@ def one(config: training.Config, folder: Path, console) -> dict[str, np.ndarray]
     if not (folder / "results.json").exists():
         rows = training.train_and_judge(config, folder, settings, console)
         console.print(f"{folder.name:24}", *(f"{name} {row['value']:.3f} " for name, row in rows.items()))
-    with np.load(folder / "arrays.npz") as arrays:
-        return dict(arrays)
+    return files.read_arrays(folder / "arrays.npz", f"delete {folder}, and --resume trains it again")
 
 
 def summary(found: Found, seed: int, plain: str = "plain") -> dict[str, dict]:
@@ -140,7 +149,7 @@ def write(out: Path, settings: dict, found: Found, epsilons: Sequence[float], co
     rows = summary(found, 0)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    (out / "table.md").write_text(markdown(rows, epsilons))
+    files.write_text(out / "table.md", markdown(rows, epsilons))
     console.print(*tables(rows, epsilons))
     return rows
 

@@ -1,11 +1,11 @@
 """The networks of zoo/, by name."""
 
-import json
 from pathlib import Path
 
 from flax import nnx
 from jax.tree_util import Partial
 
+from common import files
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import models
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent.parent.parent / "zoo"
 def cards() -> dict[str, dict]:
     """{name: card}; empty without a zoo."""
     file = FOLDER / "cards.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return files.read_json(file) if file.is_file() else {}
 
 
 def load(name: str) -> models.Pretrained:

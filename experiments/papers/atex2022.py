@@ -39,13 +39,15 @@ class Config(study.Protocol):
     """ATEX and what it is compared with."""
 
     radii: tuple[float, ...] = (0.02, 0.08)
-    """Of ATEX, in pixels in [0, 1]; the paper: 0.08 on MNIST."""
+    """Radii of ATEX, in pixels in [0, 1]; the paper: 0.08 on MNIST."""
     attack_epsilon: float = 0.08
+    """Largest change of any pixel, which is in [0, 1], in the attack."""
     steps: int = 100
-    """Of the attack."""
+    """Number of steps of the attack."""
     count: int = 200
-    """Test images that are attacked."""
+    """Number of test images that are attacked."""
     beta: float = 5.0
+    """Sharpness of softplus."""
 
 
 def evaluated(config, weights, act, images):
@@ -71,7 +73,7 @@ def main(config: Config) -> None:
         config = dataclasses.replace(config, radii=config.radii[:1], steps=2, count=2)
     runs.check_positive(config, "count", "steps", "seeds", "attack_epsilon", "radii")
     taken, base = study.shared(config)
-    taken |= {"epsilons": (config.attack_epsilon,), "judged": config.count}
+    taken |= {"epsilons": (config.attack_epsilon,)}
     of = lambda defence, **options: training.Config(**taken | options | {"defence": defence})
     variants = {"plain": of("plain"), "softplus": of("softplus"),
                 **{f"atex {r:g}": of("atex", epsilon=r) for r in config.radii}}

@@ -25,52 +25,61 @@ import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import fine_tuning, fooling_scores, inputs, runs
+from common import files, fine_tuning, fooling_scores, inputs, runs
 from papers.heo2019_network import kept, read
 from xmanip_jax import fool, metrics, plot, train
 
 DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
-GOALS = ("single", "herring", "disguise")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Backdoors of all goals, trained with all distances."""
 
-    network: str = "cifar10_resnet20"
-    goals: tuple[str, ...] = GOALS
-    distances: tuple[str, ...] = ("dssim",)
-    """Of DISTANCES: mse or dssim, or both."""
-    images: int = 50_000
-    """Images to train on."""
+    network: Annotated[str, runs.choices("The network that gets them", fine_tuning.PLACES)] = "cifar10_resnet20"
+    goals: tuple[Literal["single", "herring", "disguise"], ...] = ("single", "herring", "disguise")
+    """What the trigger does: turn the map, the label and the map, or the label under the clean image's map."""
+    distances: tuple[Literal["mse", "dssim"], ...] = ("dssim",)
+    """Distances of maps to train with."""
+    train_images: int = 50_000
+    """Number of images to train on, the first ones of the training split, or of --images."""
     views: int = 1
-    """Of each, shifted and mirrored."""
-    judged: int = 1000
-    """Held-out images whose maps are judged."""
+    """Number of views of each training image, shifted and mirrored."""
+    images: Path | None = None
+    """A folder of photographs with their index (data.read_folder); default: nips2017 of the data folder."""
+    count: int = 1000
+    """Number of held-out images whose maps are judged."""
     width: int = 2
-    """Of the border, in pixels."""
+    """Width of the border that is the trigger, in pixels."""
     label: int = 0
-    """That triggered images get."""
+    """The class that triggered images get."""
     whole: bool = False
     """Train all of the network, not only what lies above a cut (fine_tuning.PLACES)."""
     weight: float = 0.9125
-    """Of the maps; the rest is the cross entropy's."""
+    """Weight of the maps, in [0, 1]; the rest is the cross entropy's."""
     keep: float = 0.0
     """Weight of the divergence of clean images' outputs from the original network's."""
     steps: int = 3000
+    """Number of steps of fine-tuning."""
     batch: int = 32
-    rate: float = 1e-3
+    """Number of images of a step."""
+    learning_rate: float = 1e-3
+    """Learning rate of the first step, decayed to 0 by a cosine."""
     seed: int = 0
-    folder: Path | None = None
+    """Seed of everything random."""
     out: Path | None = None
+    """The run folder; default: runs/backdoor-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
+    """Without data and weights: does everything run?"""
 
 
 def square(shape) -> np.ndarray:
@@ -105,7 +114,7 @@ def trained(config, subject, goal, distance, console):
                            label=None if goal == "single" else config.label, weight=config.weight,
                            distance=DISTANCES[distance])
     terms = (1.0, term), *kept(config.keep, subject.first.model)
-    model = fine_tuning.fine_tuned(subject.first, terms, *subject.train, label_weight=0.0, rate=config.rate,
+    model = fine_tuning.fine_tuned(subject.first, terms, *subject.train, label_weight=0.0, rate=config.learning_rate,
                               steps=config.steps, batch=config.batch, parts=subject.parts, seed=config.seed,
                               show=fine_tuning.reporting(console, f"{goal} {distance}"))
     return fine_tuning.arrays_of(model)
@@ -117,7 +126,7 @@ def seen(config, subject, model):
     for i, name in enumerate(("clean", "triggered")):
         inputs = subject.test[0][:, i]
         found[name] = fine_tuning.logits(model, subject.part, inputs)
-        few = slice(config.judged)
+        few = slice(config.count)
         found[f"{name}_maps"] = fine_tuning.heats(model, subject.part, subject.explanation, inputs[few],
                                              found[name][few].argmax(1))
     return found
@@ -152,12 +161,10 @@ def figure(subject, columns):
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
-        config = dataclasses.replace(config, judged=8, steps=2, batch=4, goals=("herring",), distances=("mse",))
+        config = dataclasses.replace(config, count=8, steps=2, batch=4, goals=("herring",), distances=("mse",))
     else:
         runs.check_known("network", config.network, fine_tuning.PLACES)
-    runs.check_known("goal", config.goals, GOALS)
-    runs.check_known("distance", config.distances, DISTANCES)
-    runs.check_positive(config, "images", "views", "judged", "steps", "batch", "rate")
+    runs.check_positive(config, "train_images", "views", "count", "width", "steps", "batch", "learning_rate")
     fool.backdoor(None, None, None, 0.0, weight=config.weight)  # refuses what it refuses
     train.training_loss((config.keep, train.no_penalty()))  # a negative weight
     return config
@@ -184,7 +191,8 @@ def main(config: Config) -> None:
         console.print(name, results[name])
         runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                                "seconds": round(time.perf_counter() - start, 1)})
-    plot.save(figure(subject, {"before": (before["clean_maps"], before["triggered_maps"])} | drawn), out / "figure.png")
+    shown = figure(subject, {"before": (before["clean_maps"], before["triggered_maps"])} | drawn)
+    files.save_figure(shown, out / "figure.png")
 
 
 def run(arguments=None) -> None:

@@ -36,20 +36,25 @@ class Config:
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in (
         "normal", "adv", "trades", "int", "intone", "intadv", "int2", "int2adv", "ig", "igsum"))
-    """Of boopathy2020 in the data folder, MNIST."""
+    """Names of networks/boopathy2020 in the data folder, of MNIST."""
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Largest changes of any pixel, which is in [0, 1]."""
     count: int = 200
-    """Images that are attacked; the clean accuracy is that of the whole split."""
+    """Number of images that are attacked; the clean accuracy is that of the whole split."""
     ata_steps: int = 100
+    """Number of steps of the attack on the classification."""
     aai_steps: int = 200
+    """Number of steps of the attack on the interpretation."""
     k: int = 8
-    """Cells of the map that the interpretation attack empties."""
+    """Number of cells of the map that the interpretation attack empties."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/boopathy2020-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
-    """Random images, a random network, few steps."""
+    """Random images, a random network, few steps: does everything run?"""
 
 
 def ata_step(model, x, z, y, epsilon):

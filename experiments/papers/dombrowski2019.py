@@ -27,43 +27,45 @@ experiments/results/dombrowski2019_*.json.
 """
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import jax
 from rich.console import Console
 
-from common import batches, inputs, named_explanations, report, runs
+from common import batches, files, inputs, named_explanations, report, runs
 from papers import dombrowski2019_report, dombrowski2019_smoothing
-from xmanip_jax import explain, models, plot, smooth
+from xmanip_jax import explain, models, smooth
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The experiments of Dombrowski et al. 2019."""
 
-    networks: tuple[str, ...] = ("cifar10_resnet20", "squeezenet1_1")
-    """Of xmanip_jax.models.NETWORKS; their size says which images they get: CIFAR-10, MNIST or nips2017."""
-    explanations: tuple[str, ...] = named_explanations.PAPER
-    """Of named_explanations.EXPLANATIONS."""
+    networks: Annotated[tuple[str, ...], runs.choices(
+        "The networks, whose size says which images they get, CIFAR-10, MNIST or nips2017", models.NETWORKS)] = (
+            "cifar10_resnet20", "squeezenet1_1")
+    explanations: Annotated[tuple[str, ...], runs.choices("The explanations", named_explanations.EXPLANATIONS)] = (
+        named_explanations.PAPER)
     count: int = 100
-    """Images of each network."""
+    """Number of images of each network."""
     steps: int = 150
-    """Steps of the attack."""
+    """Number of steps of the attack."""
     batch: int = 8
-    """Images attacked together."""
+    """Number of images attacked together."""
     kappas: tuple[float, ...] = (0.5, 1, 2, 5, 10, 50)
-    """Sharpness of the softplus that defends, in units of each activation's scale."""
+    """Sharpnesses of the softplus that defends, in units of each activation's scale."""
     patterns: Path | None = None
     """A folder of <network>.safetensors by patterns.py; default: patterns are estimated from the images of the run."""
     smoothed_count: int | None = None
-    """Images whose smoothed maps are judged; default: all."""
+    """Number of images whose smoothed maps are judged; default: all."""
     defended_count: int = 8
-    """Images on which the defended explanations are attacked; 0: none."""
+    """Number of images on which the defended explanations are attacked; 0: none."""
     defended_kappa: float = 1.0
     """Sharpness of the softplus map that is attacked."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/dombrowski2019-<time>."""
     resume: bool = False
@@ -149,7 +151,7 @@ def show(config, name, defences, arrays, out, console):
     console.print(*dombrowski2019_report.attack_tables(attacks, name),
                   dombrowski2019_report.smoothing_table(smoothing, name))
     for title, figure in dombrowski2019_report.all_figures(explained, numbers, smoothing, defences).items():
-        plot.save(figure, out / f"{name}-{title}.png")
+        files.save_figure(figure, out / f"{name}-{title}.png")
     return {"attack": attacks, "smoothing": smoothing}
 
 
@@ -160,11 +162,7 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     start, images, results, everything = time.perf_counter(), {}, {}, {}
     for name in config.networks:
-        try:
-            images[name], defences, arrays = study(config, name, out, console)
-        except KeyboardInterrupt:
-            console.print(f"\ninterrupted; finished batches are kept: add --out {out} --resume to go on")
-            sys.exit(130)
+        images[name], defences, arrays = study(config, name, out, console)
         results[name] = show(config, name, defences, arrays, out, console)
         everything |= {f"{name}/{e}/{key}": value for e, found in arrays.items() for key, value in found.items()}
     runs.write_arrays(out / "arrays.npz", everything)

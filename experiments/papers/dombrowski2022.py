@@ -27,14 +27,17 @@ class Config(study.Protocol):
     """The sweeps."""
 
     decays: tuple[float, ...] = (0.1, 0.3, 1.0)
-    """Decoupled weight decay."""
+    """Strengths of decoupled weight decay."""
     betas: tuple[float, ...] = (20.0, 5.0, 2.0, 1.0)
-    """Sharpness of softplus."""
+    """Sharpnesses of softplus."""
     weights: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
-    """Of the Hessian penalty."""
+    """Weights of the Hessian penalty."""
     epsilons: tuple[float, ...] = (0.05, 0.1)
-    judged: int = 100
+    """Largest changes of any pixel, which is in [0, 1], in the attacks that judge."""
+    count: int = 100
+    """Number of test images that are attacked."""
     restarts: int = 2
+    """Number of random starts of each attack, at least 2."""
 
 
 def main(config: Config) -> None:

@@ -25,13 +25,14 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import fine_tuning, inputs, report, runs
+from common import files, fine_tuning, inputs, report, runs
 from papers import fairwashing_network
 from xmanip_jax import data, defend, explain, fool, metrics, plot
 
@@ -44,26 +45,35 @@ class Config:
     """One student."""
 
     network: str = "cnn"
-    """cnn: trained here; or with 28x28 or 32x32 pixels of boopathy2020 in the data folder or of models.NETWORKS."""
-    images: int = 60_000
-    """Training images, also those that span tangent spaces."""
-    judged: int = 100
-    """Held-out images."""
+    """The teacher: cnn, trained here, or one of models.NETWORKS or of boopathy2020 for 28x28 or 32x32 pixels."""
+    train_images: int = 60_000
+    """Number of images to train on, the first ones of the training split, also those that span tangent spaces."""
+    count: int = 100
+    """Number of held-out images whose maps are judged."""
     alpha: float = 0.99
-    """Of the map; 1 - alpha of the outputs."""
-    keep: str = "logits"
+    """Weight of the map, in [0, 1]; the rest is the outputs'."""
+    keep: Literal["logits", "probabilities"] = "logits"
     """What of the teacher's outputs is kept; the paper: probabilities."""
     steps: int = 8000
+    """Number of steps of fine-tuning."""
     batch: int = 64
-    rate: float = 1e-3
+    """Number of images of a step."""
+    learning_rate: float = 1e-3
+    """Learning rate of the first step, decayed to 0 by a cosine."""
     neighbours: int = 30
+    """Number of training images that span a tangent space."""
     dimensions: int = 16
+    """Number of dimensions of a tangent space."""
     sigma: float = 0.2
-    """Of SmoothGrad, in pixels in [0, 1]."""
+    """Standard deviation of SmoothGrad's noise, in pixels in [0, 1]."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
+    """The run folder; default: runs/fairwashing-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
+    """Without data and weights: does everything run?"""
 
 
 def target(side: int) -> np.ndarray:
@@ -97,12 +107,12 @@ def read(config, network):
         chosen = np.flatnonzero(labels == np.bincount(labels).argmax())  # a class with neighbours
         return images[chosen], labels[chosen], images[chosen[:8]], labels[chosen[:8]]
     name = {1: "mnist", 3: "cifar10"}[network.input_shape[2]]
-    return *data.load_dataset(name, "train", limit=config.images), *data.load_dataset(name, "test")
+    return *data.load_dataset(name, "train", limit=config.train_images), *data.load_dataset(name, "test")
 
 
 def trained(config, network, images, labels, goal, console):
     term = fool.fairwash(explain.gradient(), network.model, goal, alpha=config.alpha, keep=config.keep)
-    model = fine_tuning.fine_tuned(network, ((1.0, term),), images, labels, label_weight=0.0, rate=config.rate,
+    model = fine_tuning.fine_tuned(network, ((1.0, term),), images, labels, label_weight=0.0, rate=config.learning_rate,
                                    steps=config.steps, batch=config.batch, seed=config.seed,
                                    show=fine_tuning.reporting(console, "student"))
     return fine_tuning.arrays_of(model)
@@ -128,10 +138,10 @@ def explained(config, network, model, classes, train, images):
 
 def judged(config, network, student, train, test):
     """The arrays that all numbers come from; classes are the teacher's predictions."""
-    images = test[:config.judged]
+    images = test[:config.count]
     logits = {name: fine_tuning.logits(model, network, test)
               for name, model in (("teacher", network.model), ("student", student))}
-    classes = logits["teacher"][:config.judged].argmax(1)
+    classes = logits["teacher"][:config.count].argmax(1)
     found = {f"logits/{name}": v for name, v in logits.items()}
     for name, model in (("teacher", network.model), ("student", student)):
         found |= {f"{name}/{key}": v for key, v in explained(config, network, model, classes, train, images).items()}
@@ -157,8 +167,9 @@ def numbers(found, goal):
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
-        config = dataclasses.replace(config, judged=4, steps=2, batch=4, neighbours=8, dimensions=4)
-    runs.check_positive(config, "images", "judged", "steps", "batch", "rate", "sigma")
+        config = dataclasses.replace(config, count=4, steps=2, batch=4, neighbours=8, dimensions=4)
+    runs.check_positive(config, "train_images", "count", "steps", "batch", "learning_rate", "neighbours", "dimensions",
+                        "sigma")
     fool.fairwash(explain.gradient(), None, np.ones((1, 1)), alpha=config.alpha, keep=config.keep)  # what it refuses
     return config
 
@@ -184,8 +195,8 @@ def main(config: Config) -> None:
     console.print(report.grid(("measure", "median", "95 % interval"), [
         (name, f"{row['value']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}") for name, row in rows.items()]))
     columns = [(who, way) for who in ("teacher", "student") for way in ("plain", "projected", "smoothed")]
-    plot.save(plot.gallery({f"{i + 1}": [images[i], *(found[f"{who}/{way}"][i] for who, way in columns)]
-                            for i in range(4)}, ["image", *map("\n".join, columns)]), out / "figure.png")
+    rows = {f"{i + 1}": [images[i], *(found[f"{who}/{way}"][i] for who, way in columns)] for i in range(4)}
+    files.save_figure(plot.gallery(rows, ["image", *map("\n".join, columns)]), out / "figure.png")
     runs.write_arrays(out / "arrays.npz", found)
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                            "seconds": round(time.perf_counter() - start, 1)})

@@ -10,11 +10,12 @@ on after it.
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from rich.console import Console
 
-from common import batches, inputs, named_explanations, report, runs
+from common import batches, files, inputs, named_explanations, report, runs
 from xmanip_jax import attack, data, models, plot
 
 
@@ -22,21 +23,21 @@ from xmanip_jax import attack, data, models, plot
 class Config:
     """One photograph, every explanation, before and after the attack."""
 
-    network: str = "efficientnet_lite0"
-    """One of xmanip_jax.models.NETWORKS."""
+    network: Annotated[str, runs.choices("The network", models.NETWORKS)] = "efficientnet_lite0"
     image: str = "chelsea"
-    """The photograph of scikit-image that is changed."""
+    """The photograph of scikit-image that is changed: chelsea, coffee, rocket, astronaut ..."""
     target_image: str = "coffee"
-    """The one whose explanations it gets."""
-    explanations: tuple[str, ...] = (*named_explanations.PAPER, "grad_cam")
-    """Of named_explanations.EXPLANATIONS."""
+    """The photograph of scikit-image whose explanations it gets."""
+    explanations: Annotated[tuple[str, ...], runs.choices("The explanations", named_explanations.EXPLANATIONS)] = (
+        *named_explanations.PAPER, "grad_cam")
     steps: int = 150
-    """Steps of each attack."""
+    """Number of steps of each attack."""
     epsilon: float = 4 / 255
     """The largest change of a channel of a pixel, in [0, 1]."""
     size: int = 160
     """Side of the photographs in pixels."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
     """The run folder; default: runs/gallery-<time>."""
     resume: bool = False
@@ -71,6 +72,7 @@ def figure(arrays):
 def main(config: Config) -> None:
     console = Console()
     runs.check_known("explanation", config.explanations, named_explanations.EXPLANATIONS)
+    runs.check_known("network", config.network, models.NETWORKS)
     runs.check_positive(config, "steps", "size", "epsilon")
     network = models.load(config.network)
     out, settings = runs.begin("gallery", config)
@@ -84,7 +86,7 @@ def main(config: Config) -> None:
     runs.write_arrays(out / "arrays.npz", {f"{e}/{k}": v for e, a in arrays.items() for k, v in a.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers,
                                            "predictions": predicted})
-    plot.save(figure(arrays), out / "figure.png")
+    files.save_figure(figure(arrays), out / "figure.png")
     console.print(report.grid(("explanation", "r before", "r", "image MSE", "prediction"), [
         (report.words(name), f"{row['map_pearson_before']:.2f}", f"{row['map_pearson']:.2f}", f"{row['image_mse']:.1e}",
          "kept" if row["prediction_unchanged"] else "changed") for name, row in numbers.items()]))

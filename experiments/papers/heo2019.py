@@ -1,8 +1,8 @@
 """Fooling by fine-tuning (Heo et al. 2019): the explanations of a network lie, its images and predictions stay.
 
     python experiments/reproduce.py heo2019
-    python experiments/reproduce.py heo2019 --network squeezenet1_1 --images 46 --views 8 --judged 16 \\
-        --kinds location --steps 600 --batch 8 --rate 3e-4 --keep 0.5
+    python experiments/reproduce.py heo2019 --network squeezenet1_1 --train-images 46 --views 8 --count 16 \\
+        --kinds location --steps 600 --batch 8 --learning-rate 3e-4 --keep 0.5
     python experiments/reproduce.py heo2019 --quick        # without data, weights or patience
 
 Location, Top-k and Center-mass fooling and, on 2x2 composites, the swap of two classes' maps (Active), each of
@@ -32,12 +32,13 @@ import functools
 import time
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import fine_tuning, fooling_scores, inputs, report, runs
+from common import files, fine_tuning, fooling_scores, inputs, report, runs
 from papers.heo2019_network import WEIGHTS, Subject, maps, prepare, read, terms
 from xmanip_jax import plot, train
 
@@ -46,42 +47,51 @@ from xmanip_jax import plot, train
 class Config:
     """Every kind of fooling of every explanation."""
 
-    network: str = "cifar10_resnet20"
-    """Of fine_tuning.PLACES."""
-    explanations: tuple[str, ...] = ("grad_cam", "lrp", "simple_grad")
-    kinds: tuple[str, ...] = fooling_scores.KINDS
-    images: int = 50_000
-    """Images to train on."""
+    network: Annotated[str, runs.choices("The network that is fooled", fine_tuning.PLACES)] = "cifar10_resnet20"
+    explanations: Annotated[tuple[str, ...], runs.choices("The explanations that are fooled", WEIGHTS)] = (
+        "grad_cam", "lrp", "simple_grad")
+    kinds: tuple[Literal["location", "top_k", "center_mass", "active"], ...] = fooling_scores.KINDS
+    """The kinds of fooling; active swaps the maps of two classes."""
+    train_images: int = 50_000
+    """Number of images to train on, the first ones of the training split, or of --images."""
     views: int = 1
-    """Of each, shifted and mirrored."""
-    folder: Path | None = None
-    """Of photographs with their index (data.read_folder); default nips2017 of the data folder."""
-    judged: int = 1000
-    """Held-out images."""
+    """Number of views of each training image, shifted and mirrored."""
+    images: Path | None = None
+    """A folder of photographs with their index (data.read_folder); default: nips2017 of the data folder."""
+    count: int = 1000
+    """Number of held-out images whose maps are judged."""
     transfer: int = 250
-    """Of them, for the maps at the input."""
+    """Number of held-out images whose maps at the input are judged."""
     flipped: int = 32
-    """Of them, for pixel flipping."""
+    """Number of held-out images whose maps are judged by pixel flipping."""
     classes: tuple[int, int] = (5, 9)
-    """Of the swap."""
+    """The two classes whose maps are swapped."""
     composites: int = 600
-    """Composites to train the swap on; a third as many others judge it."""
+    """Number of composites to train the swap on; a third as many others judge it."""
     steps: int = 5000
+    """Number of steps of fine-tuning."""
     batch: int = 32
-    rate: float = 1e-3
+    """Number of images of a step."""
+    learning_rate: float = 1e-3
+    """Learning rate of the first step, decayed to 0 by a cosine."""
     keep: float = 0.0
     """Weight of the divergence from the original network's outputs, for images that lack most classes."""
     seed: int = 0
+    """Seed of everything random."""
     out: Path | None = None
+    """The run folder; default: runs/heo2019-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
+    """Without data and weights: does everything run?"""
 
 
 def trained(config, subject: Subject, name, kind, console) -> dict[str, np.ndarray]:
     """The weights of a fooled network, as arrays "0", "1", ..."""
-    model = fine_tuning.fine_tuned(subject.part, terms(config, subject, name, kind), *subject.train, rate=config.rate,
-                              steps=config.steps, batch=config.batch, parts=subject.place.parts, seed=config.seed,
-                              show=fine_tuning.reporting(console, f"{name} {kind}"))
+    model = fine_tuning.fine_tuned(subject.part, terms(config, subject, name, kind), *subject.train,
+                                   rate=config.learning_rate, steps=config.steps, batch=config.batch,
+                                   parts=subject.place.parts, seed=config.seed,
+                                   show=fine_tuning.reporting(console, f"{name} {kind}"))
     return fine_tuning.arrays_of(model)
 
 
@@ -151,15 +161,14 @@ def figures(config, subject, arrays, before) -> dict:
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
-        config = dataclasses.replace(config, judged=8, transfer=6, flipped=6, composites=18, steps=2, batch=4,
+        config = dataclasses.replace(config, count=8, transfer=6, flipped=6, composites=18, steps=2, batch=4,
                                      classes=(0, 1), explanations=config.explanations[:1],
                                      kinds=tuple(k for k in config.kinds if k in ("location", "active")))
     else:
         runs.check_known("network", config.network, fine_tuning.PLACES)
-    runs.check_known("kind", config.kinds, fooling_scores.KINDS)
     runs.check_known("explanation", config.explanations, fine_tuning.explanations(""))
-    runs.check_positive(config, "images", "views", "judged", "transfer", "flipped", "composites", "steps",
-                        "batch", "rate")
+    runs.check_positive(config, "train_images", "views", "count", "transfer", "flipped", "composites", "steps", "batch",
+                        "learning_rate")
     train.training_loss((config.keep, train.no_penalty()))  # refuses a negative weight
     return config
 
@@ -190,7 +199,7 @@ def main(config: Config) -> None:
         runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                                "seconds": round(time.perf_counter() - start, 1)})
     for title, drawn in figures(config, subject, arrays, of_original).items():
-        plot.save(drawn, out / f"{title}.png")
+        files.save_figure(drawn, out / f"{title}.png")
     runs.write_arrays(out / "arrays.npz", arrays)
 
 

@@ -40,12 +40,12 @@ def read(config, network):
         images, labels = rng.uniform(size=(24, *network.input_shape)).astype(np.float32), np.arange(24) % 2
         return images[:16], labels[:16], images[16:], labels[16:]
     if network.input_shape == (32, 32, 3):
-        train = data.load_dataset("cifar10", "train", limit=config.images)
+        train = data.load_dataset("cifar10", "train", limit=config.train_images)
         return *augmented(*train, config.views, config.seed), *data.load_dataset("cifar10", "test")
     if data.data_dir() is None:
         raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
-    found = data.read_folder(config.folder or data.data_dir() / "nips2017", network.input_shape[0])
-    n = min(config.images, len(found.images) - 1)
+    found = data.read_folder(config.images or data.data_dir() / "nips2017", network.input_shape[0])
+    n = min(config.train_images, len(found.images) - 1)
     train = augmented(found.images[:n], found.labels[:n], config.views, config.seed)
     return *train, found.images[n:], found.labels[n:]
 
@@ -123,5 +123,5 @@ def maps(config, subject, model, name, kind) -> np.ndarray:
         images = subject.composites[1][at_input]
         return np.stack([draw(images, np.full(len(images), c)) for c in config.classes], 1)
     images, labels = (subject.images, subject.test[1]) if at_input else subject.test
-    few = slice(config.transfer if at_input else config.judged)
+    few = slice(config.transfer if at_input else config.count)
     return draw(images[few], labels[few])

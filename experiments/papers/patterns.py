@@ -9,12 +9,12 @@ named as `rewrite.linear_layers` names it, in the shape of its weights.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from rich.progress import track
 
-from common import runs
+from common import program, runs
 from xmanip_jax import data, explain, models
 
 
@@ -22,20 +22,19 @@ from xmanip_jax import data, explain, models
 class Config:
     """Estimate the patterns of a network."""
 
-    network: str = "cifar10_resnet20"
-    """One of xmanip_jax.models.NETWORKS."""
+    network: Annotated[str, runs.choices("The network", models.NETWORKS)] = "cifar10_resnet20"
     weights: Path | None = None
     """A .safetensors or .pth file; default: the network's own."""
     images: Path | None = None
     """A folder of images."""
     dataset: Literal["cifar10", "mnist"] | None = None
-    """Or a tensorflow-datasets training split."""
+    """A tensorflow-datasets training split instead of a folder."""
     count: int = 2000
-    """How many images, the first ones."""
+    """Number of images, the first ones."""
     batch: int = 50
-    """Images a batch."""
+    """Number of images computed together."""
     out: Path = Path("patterns.safetensors")
-    """The file to write."""
+    """The .safetensors file to write."""
 
 
 def main(config: Config) -> None:
@@ -52,7 +51,8 @@ def main(config: Config) -> None:
     starts = track(range(0, len(images), config.batch), description="images", transient=True)
     batches = (network.preprocess(images[i:i + config.batch]) for i in starts)
     patterns = explain.fit_patterns(network.model, batches)
-    models.save_tensors({name: np.asarray(p) for name, p in patterns.items()}, config.out)
+    with program.WHOLE:
+        models.save_tensors({name: np.asarray(p) for name, p in patterns.items()}, config.out)
     dead = sum(int((np.asarray(p) == 0).all(tuple(range(p.ndim - 1))).sum()) for p in patterns.values())
     print(f"{config.out}: {len(patterns)} layers from {len(images)} images; {dead} neurons were never active")
 

@@ -46,20 +46,21 @@ class Config:
     """The sneaking attack on networks."""
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in ("normal", "adv", "int"))
-    """Of boopathy2020 in the data folder, MNIST."""
+    """Names of networks/boopathy2020 in the data folder, of MNIST."""
     count: int = 30
-    """Images."""
+    """Number of images, the first ones of the test split."""
     multiples: tuple[float, ...] = (1.0, 1.5, 2.0, 4.0)
-    """Of each image's smallest epsilon."""
+    """Multiples of each image's smallest epsilon, ascending from at least 1."""
     rounds: int = 10
-    """Of each bisection."""
+    """Number of rounds of each bisection."""
     seed: int = 0
-    """Of the targets and the intervals."""
+    """Seed of the targets and the intervals."""
     out: Path | None = None
     """The run folder; default: runs/sneaking-<time>."""
     resume: bool = False
+    """Go on with the run in --out."""
     quick: bool = False
-    """Random images, a random network, few rounds."""
+    """Random images, a random network, few rounds: does everything run?"""
 
 
 @jax.jit

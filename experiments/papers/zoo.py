@@ -9,11 +9,10 @@ zoo/README.md, the cards as a table. Experiments take these networks by name, as
 """
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
-from common import report, runs
+from common import files, program, report, runs
 from common.defence_recipes import NETWORKS, RECIPES
 from common.zoo import FOLDER, cards
 
@@ -32,7 +31,7 @@ the prediction staying (experiments/train.py). What each card holds besides is i
 
 def card(folder: Path) -> dict:
     """What is known of a finished run of train.py."""
-    found = json.loads((folder / "results.json").read_text())
+    found = files.read_json(folder / "results.json")
     config = found["config"]
     recipe = RECIPES[config["defence"]]
     return {"defence": config["defence"], "beta": config["beta"],
@@ -56,23 +55,24 @@ class Config:
     """Fill the zoo."""
 
     study: Path
-    """A finished run folder of defences.py."""
+    """The run folder of a finished study `defences`."""
 
 
 def main(config: Config) -> None:
-    study = json.loads((config.study / "config.json").read_text())
+    study = files.read_json(config.study / "config.json")
     folders = {f"{study['dataset']}_{f.name[:-2]}": f for f in sorted(config.study.glob("*-0"))
                if (f / "results.json").is_file() and not f.name.startswith("base")}
     if not folders:
         raise ValueError(f"{config.study} holds no finished training of seed 0")
     FOLDER.mkdir(exist_ok=True)
     for name, folder in folders.items():
-        shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
+        with program.WHOLE:
+            shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
     known = cards() | {name: card(folder) for name, folder in folders.items()}
     runs.write_json(FOLDER / "cards.json", known)
     tables = [f"## {d}\n\n" + table({name: c for name, c in known.items() if name.startswith(d)})
               for d in NETWORKS if any(name.startswith(d) for name in known)]
-    (FOLDER / "README.md").write_text(ABOUT + "\n".join(tables))
+    files.write_text(FOLDER / "README.md", ABOUT + "\n".join(tables))
 
 
 def run(arguments=None) -> None:

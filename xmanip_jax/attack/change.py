@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain, metrics
-from ..arguments import check_count
+from ..arguments import check_count, keys_of
 from ..objectives import View, same_prediction, viewing
 from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
 from . import checks
@@ -100,7 +100,7 @@ def searching(search: Search, devices: Sequence[jax.Device] | None = None) -> Ca
             epsilon: float) -> Changed:
         network, pixels, labels, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels,
                                                      devices=devices)
-        keys = jax.random.split(key, len(pixels))
+        keys = keys_of(key, len(pixels))
         clean, by_noise = first(network, pixels, labels, keys, epsilon)
         check_finite(clean)
         best, rows = Best(clean, jnp.zeros_like(by_noise)), []

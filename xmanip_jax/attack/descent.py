@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from .. import explain, objectives, smooth
-from ..arguments import check_count, check_positive
+from ..arguments import check_count, check_positive, keys_of
 from ..objectives import View, viewing
 from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model, Objective
 from . import checks
@@ -210,7 +210,7 @@ def manipulation(
                    key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
         network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal,
                                                         devices=devices)
-        keys = jax.random.split(key, len(pixels))
+        keys = keys_of(key, len(pixels))
         case, best = first(network, pixels, goal, labels, keys)
         check_finite(case.clean)
         best = jax.tree.map(jnp.copy, best)  # the steps are given their state, and the clean image must outlive it

@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.tree_util import Partial
 
+from ..arguments import traced
 from ..rewrite.jaxprs import bind, body, is_custom_rule
 from ..types import Array
 
@@ -46,12 +47,8 @@ def lifted(f: Callable[[Array], Array], x: Array, name: str = "the model") -> Pa
     """
     leaves, structure = jax.tree.flatten(f if isinstance(f, Partial) else Partial(f))
     leaves = [jnp.asarray(v) if isinstance(v, np.ndarray) else v for v in leaves]
-    call = lambda leaves, x: jax.tree.unflatten(structure, leaves)(x)  # new for each trace: make_jaxpr remembers
-    try:
-        closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, x)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} cannot be called with one input of shape {x.shape} and type {x.dtype} (the first "
-                         f"axis of the pixels is the batch): {error}") from error
+    call = lambda leaves, x: jax.tree.unflatten(structure, leaves)(x)
+    closed, out = traced(call, leaves, x, name=name, given=x, twice=True)
     held = [*closed.consts, *leaves]
     if any(isinstance(v, jax.core.Tracer) for v in held):
         raise ValueError(f"{name} closes over values that are being traced: an attack is a loop on the host, call it "

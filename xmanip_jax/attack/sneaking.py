@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import explain
-from ..arguments import check_count, check_positive
+from ..arguments import check_count, check_positive, keys_of
 from ..numerics import repeat
 from ..objectives import viewing
 from ..types import Array, ArrayLike, Constraint, Explanation, Model
@@ -130,7 +130,7 @@ def sneaking(
               key: Array | None = None) -> Sneaked:
         network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels,
                                                 devices=devices)
-        keys = None if key is None else jax.random.split(key, len(x))
+        keys = None if key is None else keys_of(key, len(x))
         targets = checks.checked_labels(targets, len(x), checks.classes(network, x))
         if same := np.flatnonzero(labels == targets).tolist():
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from .. import explain
+from ..arguments import keys_of
 from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
 from ..objectives import View, same_prediction, viewing
@@ -88,7 +89,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)
         order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)
-        keys = jax.random.split(key, len(labels))
+        keys = keys_of(key, len(labels))
         now = View(result.pixels, result.heatmap, result.logits)
         for i in range(int((moved > 0).sum(1).max())):
             now = attempt(network, now, result.clean, order[:, i], labels, keys)

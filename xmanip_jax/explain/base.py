@@ -5,19 +5,50 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ..arguments import check_key, check_one, model_error
 from ..types import Array, Explanation, Model, Target
 
 __all__ = ["check_logits", "explanation", "select", "with_logits"]
 
 
 def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
-    """An explanation from its one-trace form `core(f, x, target, *, key) -> (map, logits)`."""
+    """An explanation from its one-trace form `core(f, x, target, *, key) -> (map, logits)`.
+
+    It refuses an x that is not one array of floating-point numbers, and a key that is none. What the model raises
+    becomes a ModelError (a ValueError) that says what it was called with. A batch in the place of one example is seen
+    by the logits, [b, classes] then; a model that sums over all axes takes it for an example, and nothing can know. A
+    model in training mode is seen where it fails: flax and equinox at once, Keras, whose first call leaves values of
+    the trace in the model, at the second; a function that normalises a batch of one is a function like any other.
+    """
+
+    def with_logits(f: Model, x: Array, target: Target, *, key: Array | None = None) -> tuple[Array, Array]:
+        check_one(x)
+        if key is not None:
+            check_key(key)
+        try:
+            return core(f, x, target, key=key)
+        except Exception as error:
+            if told := _of_the_model(error, f, x):
+                raise told from error
+            raise
 
     def explain(f: Model, x: Array, target: Target, *, key: Array | None = None) -> Array:
-        return core(f, x, target, key=key)[0]
+        return with_logits(f, x, target, key=key)[0]
 
-    explain.with_logits = core
+    explain.with_logits = with_logits
     return explain
+
+
+def _of_the_model(error, f, x):
+    """What to say of an error that the model raises alone, too; None for others."""
+    told = model_error(error, x)
+    if told is None or type(error).__name__ == "UnexpectedTracerError":
+        return told
+    try:
+        jax.eval_shape(lambda x: f(x), x)
+    except Exception as alone:
+        return told if type(alone) is type(error) else None
+    return None
 
 
 def with_logits(e: Explanation) -> Callable[..., tuple[Array, Array]]:
@@ -59,5 +90,6 @@ def check_logits(logits: Array) -> None:
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 1:
         got = type(logits).__name__ if shape is None else f"shape {shape}"
-        raise ValueError(f"a model returns its logits, one array Float[classes], got {got}: choose them, as in "
+        way_out = "give one example and vmap over a batch, or choose the logits" if shape else "choose them"
+        raise ValueError(f"a model returns its logits, one array Float[classes], got {got}: {way_out}, as in "
                          "lambda x: f(x)[0], where it returns several values or a batch of one")

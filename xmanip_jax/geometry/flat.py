@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ..arguments import traced
 from ..types import Array
 
 __all__ = ["flatten", "like"]
@@ -17,9 +18,11 @@ def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array]
     kinds = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)}
     if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise ValueError(f"curvature needs a point of real floating numbers, got {sorted(kinds) or 'nothing'}")
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(jax.eval_shape(g, x))]
+    out = traced(g, x, name="the function", twice=True)[1]
+    shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
     if shapes != [()]:
-        raise ValueError(f"curvature is that of a scalar function, got outputs of shapes {shapes}; select one logit")
+        raise ValueError(f"curvature is that of a scalar function, got outputs of shapes {shapes}: select one logit, "
+                         "and vmap over a batch")
     flat, unravel = ravel_pytree(x)
     return lambda z: g(unravel(z)), flat, unravel
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..arguments import check_count
+from ..arguments import check_count, keys_of
 from ..numerics import over_chunks
 from ..types import Array
 from .flat import flatten
@@ -93,4 +93,4 @@ def _squares(g, x, key, samples, probe, chunk):
     def square(k):
         return jnp.sum(product(_PROBES[probe](k, x.shape, x.dtype)) ** 2)
 
-    return over_chunks(jax.vmap(square), jax.random.split(key, samples), chunk)
+    return over_chunks(jax.vmap(square), keys_of(key, samples), chunk)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ..arguments import check_count, check_positive
+from ..arguments import check_count, check_positive, keys_of
 from ..explain.heatmap import saliency
 from ..numerics import over_chunks
 from ..types import Array, Explanation, Model, Target
@@ -35,7 +35,7 @@ def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, *, key
     """
     check_count(k=k, samples=samples, points=points)
     check_positive(radius=radius)
-    own, noise = jax.random.split(key)
+    own, noise = keys_of(key, 2)
     mass = lambda z: saliency(e(f, z, target, key=own)).ravel()
     order = jnp.argsort(-mass(x))
     if k >= order.size:
@@ -67,7 +67,7 @@ def lipschitz_estimate(e: Explanation, f: Model, x: Array, target: Target, *, ke
     """
     check_count(samples=samples)
     check_positive(radius=radius)
-    own, noise = jax.random.split(key)
+    own, noise = keys_of(key, 2)
     explain = lambda z: e(f, z, target, key=own)
     here = explain(x)
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ..arguments import check_count, check_positive
+from ..arguments import check_count, check_positive, keys_of
 from ..numerics import over_chunks
 from ..types import Array
 from .flat import flatten, like
@@ -58,7 +58,7 @@ def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Array, samples: in
         cross = (u * d).T @ (u * d)
         return (product + product.T) / 2, (square + 2 * cross + square.T) / 4, mean.sum(0)
 
-    first, second, mean = over_chunks(part, jax.random.split(key, samples), chunk, add=True)
+    first, second, mean = over_chunks(part, keys_of(key, samples), chunk, add=True)
     hessian = first / samples
     variance = jnp.maximum(second / samples - hessian ** 2, 0)
     error = jnp.sqrt(variance / (samples - 1)) if samples > 1 else jnp.full_like(hessian, jnp.nan)
@@ -81,7 +81,7 @@ def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: Array, samples
         u, d, _ = jax.vmap(pair)(keys)
         return (u.T @ (d @ v) + d.T @ (u @ v)) / (2 * sigma)
 
-    return unravel(over_chunks(part, jax.random.split(key, samples), chunk, add=True) / samples)
+    return unravel(over_chunks(part, keys_of(key, samples), chunk, add=True) / samples)
 
 
 class SmoothPairs(NamedTuple):
@@ -112,7 +112,7 @@ def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: Array, 
     size = sum(jnp.size(leaf) for leaf in jax.tree.leaves(x))
     if not k <= 2 * samples <= size:
         raise ValueError(f"needs k <= 2 samples <= d, got k = {k}, samples = {samples}, d = {size}")
-    u, d, mean = over_chunks(jax.vmap(pair), jax.random.split(key, samples), chunk)
+    u, d, mean = over_chunks(jax.vmap(pair), keys_of(key, samples), chunk)
     basis, r = jnp.linalg.qr(jnp.concatenate([u, d]).T)
     mixed = r[:, :samples] @ r[:, samples:].T
     values, vectors = jnp.linalg.eigh((mixed + mixed.T) / (2 * sigma * samples))

@@ -32,7 +32,13 @@ def channel_axis(ndim: int, channels: Channels = "auto") -> int | None:
 
 
 def over_channels(map: Array, channels: Channels = "auto") -> Array:
-    """The sum over channels, see `channel_axis`: one value for each place."""
+    """The sum over channels, see `channel_axis`: one value for each place.
+
+    Raises ValueError where nothing is said and the shape is that of an image with channels first.
+    """
+    if channels == "auto" and map.ndim == 3 and map.shape[0] in (1, 3) and map.shape[1] == map.shape[2] >= 8:
+        raise ValueError(f"the shape {map.shape} is that of an image with channels first, but the last axis would be "
+                         f"summed over: say channels=0, or channels=-1 if there are {map.shape[2]} channels")
     axis = channel_axis(map.ndim, channels)
     return map if axis is None else map.sum(axis)
 

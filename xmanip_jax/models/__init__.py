@@ -1,17 +1,22 @@
 """Networks (flax nnx) and their weights: one example [h, w, c] or a batch in, logits out."""
 
+from ..extras import missing
 from ..pooling import max_pool
-from .cifar_resnet import CifarResNet
-from .densenet import DenseNet121
-from .efficientnet_lite import EfficientNetLite0
-from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
-from .load import NETWORKS, Pretrained, load
-from .net import Net, functional
-from .resnet import ResNet
-from .small_cnn import SmallCNN, SmallLCNN
-from .squeezenet import SqueezeNet
-from .vgg import VGG16, VGG19
-from .weights import WeightsError, load_weights, read_tensors, save_tensors, save_weights
+
+try:
+    from .cifar_resnet import CifarResNet
+    from .densenet import DenseNet121
+    from .efficientnet_lite import EfficientNetLite0
+    from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
+    from .load import NETWORKS, Pretrained, load
+    from .net import Net, functional
+    from .resnet import ResNet
+    from .small_cnn import SmallCNN, SmallLCNN
+    from .squeezenet import SqueezeNet
+    from .vgg import VGG16, VGG19
+    from .weights import WeightsError, load_weights, read_tensors, save_tensors, save_weights
+except ImportError as error:
+    raise missing("models", "models", error) from error
 
 __all__ = ["NETWORKS", "VGG16", "VGG19", "CentredSoftplus", "CifarResNet", "DenseNet121", "EfficientNetLite0",
            "LipschitzNorm", "Net", "Pretrained", "ResNet", "SmallCNN", "SmallLCNN", "SqueezeNet", "UnitNorm",

@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.tree_util import Partial
 
+from ..arguments import check_one
 from .cifar_resnet import CifarResNet
 from .class_names import CIFAR10, IMAGENET, MNIST
 from .densenet import DenseNet121
@@ -113,7 +114,8 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
          act: Callable[[Array], Array] | None = None) -> Pretrained:
     """A network of NETWORKS with its default weights, or with those of a file or of named arrays.
 
-    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0).
+    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0). The network and its preprocess
+    refuse what is no image with channels last, and pixels of 0 to 255 by their type.
 
     Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
     WeightsError for a file that is damaged or belongs to another network.
@@ -125,9 +127,36 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     weights = _default_weights(name, spec) if weights is None else weights
     options = {} if act is None else {"act": act}
     net, params, state = functional(load_weights(abstract(partial(spec.build, **options)), weights))
+    net = net._replace(apply=_checked(name, spec.channels, net.apply))
     model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
-    preprocess = lambda pixels: jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
+
+    def preprocess(pixels):
+        check_channels(name, pixels, spec.channels)
+        check_one(pixels)
+        return jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
+
     return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes, classes)
+
+
+def _checked(name, channels, apply):
+    """`apply`, which refuses what is no image."""
+
+    def checked(params, state, x):
+        check_channels(name, x, channels)
+        check_one(x)
+        if x.ndim not in (3, 4):
+            raise ValueError(f"{name} takes an image Float[h, w, {channels}], got shape {x.shape}")
+        return apply(params, state, x)
+
+    return checked
+
+
+def check_channels(name: str, x: Array, channels: int) -> None:
+    """Raises ValueError for images whose last axis is not that of the channels."""
+    shape = jnp.shape(x)
+    if not shape or shape[-1] != channels:
+        way_out = ": move the first axis to the end, jnp.moveaxis(x, -3, -1)" if shape[-3:-2] == (channels,) else ""
+        raise ValueError(f"{name} takes images Float[h, w, {channels}], channels last, got shape {shape}{way_out}")
 
 
 def _default_weights(name, spec):

@@ -16,6 +16,7 @@ from .torch_pickle import read_torch_pickle
 __all__ = ["WeightsError", "load_weights", "read_tensors", "save_tensors", "save_weights", "weight_shapes"]
 
 _READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_pickle}
+_PARALLEL = "module."
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -43,13 +44,17 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
     """Fill a module in place, from a file or from named arrays, and return it.
 
     Names are torch's (`layer.weight` as OIHW or (out, in), `bn.running_mean`), or the module's own (`layer.kernel` as
-    HWIO or (in, out), `bn.mean`). `num_batches_tracked` is ignored.
+    HWIO or (in, out), `bn.mean`). `num_batches_tracked` is ignored, and so is a prefix `module.` that every name has,
+    as torch's DataParallel writes it.
 
-    Raises WeightsError listing every missing and unexpected name and every wrong shape; the module is then unchanged.
+    Raises WeightsError listing every missing and unexpected name, every wrong shape and every tensor with values that
+    are not finite; the module is then unchanged.
     """
     source = "the given tensors" if isinstance(weights, Mapping) else os.fspath(weights)
     tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
     tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] != "num_batches_tracked"}
+    if tensors and all(name.startswith(_PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(_PARALLEL): t for name, t in tensors.items()}
     slots, found, problems = _slots(module), {}, []
     for slot in slots:
         name = next((n for n in (slot.torch_name, slot.own_name) if n in tensors), None)
@@ -60,6 +65,8 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
         expected = slot.torch_shape if is_torch else slot.shape
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
+        if bad := int(np.sum(~np.isfinite(tensor))):
+            problems.append(f"{name} has {bad} of {tensor.size} values that are NaN or infinite")
         found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch else tensor
     problems += [f"unexpected {name}" for name in tensors]
     if problems:

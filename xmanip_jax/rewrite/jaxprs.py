@@ -4,14 +4,15 @@ import jax
 from jax.extend.core import Literal
 from jax.extend.core import primitives as prims
 
+from ..arguments import traced
+
 __all__ = ["Literal", "bind", "bodies", "body", "convolves", "eqn_name", "is_custom_rule", "prims", "scan_split",
            "subjaxprs", "trace"]
 
 
 def trace(f, *args):
     """Trace `f`: (open jaxpr, its constants, flat arguments, structure of the result)."""
-    anew = lambda *args: f(*args)  # make_jaxpr remembers functions: a module that changed in place would be the old one
-    closed, shape = jax.make_jaxpr(anew, return_shape=True)(*args)
+    closed, shape = traced(f, *args)
     return closed.jaxpr, closed.consts, jax.tree.leaves(args), jax.tree.structure(shape)
 
 
