@@ -118,7 +118,7 @@ def relu_gradients(w, points):
 
 
 softplus_gradient = jax.jit(jax.grad(lambda x, w, beta: smooth.softplus_beta(x @ w, beta)))
-noise_of = jax.jit(geometry.logistic_noise, static_argnums=3)
+noise_of = jax.jit(geometry.logistic_noise, static_argnames="samples")
 
 
 @pytest.mark.parametrize("beta, w", [(0.8, (1.0, 1.0)), (3.0, (0.5, -2.0)), (10.0, (0.0, -2.0))])
@@ -132,7 +132,7 @@ def test_theorem_2_along_w(beta, w):
     expected = (density[:, None] * gradients).sum(0) * (t[1] - t[0])
     wanted = softplus_gradient(x, w, beta / width)
     np.testing.assert_allclose(expected, wanted, atol=6e-4 * width)
-    noise = noise_of(w, beta, jax.random.key(1), len(t))
+    noise = noise_of(w, beta, key=jax.random.key(1), samples=len(t))
     mean = np.mean(relu_gradients(w, x - noise), 0)
     np.testing.assert_allclose(mean, wanted, atol=4 * 0.5 / len(t) ** 0.5 * np.abs(w).max())
     np.testing.assert_allclose(noise.std(0), np.pi / np.sqrt(3) / beta * np.abs(w) / width, rtol=0.03, atol=1e-12)
