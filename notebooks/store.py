@@ -4,14 +4,28 @@
     python notebooks/store.py geometry
 """
 
+import base64
+import io
 import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
+WIDTH = 860  # pixels of a stored picture, at most: files stay small enough for a repository viewer
+
+
+def shrunk(picture):
+    """A PNG in base64, no wider than WIDTH."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    if image.width <= WIDTH:
+        return picture
+    kept = io.BytesIO()
+    image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS).save(kept, "PNG")
+    return base64.b64encode(kept.getvalue()).decode()
 
 
 def stored(notebook):
@@ -23,6 +37,8 @@ def stored(notebook):
             for output in cell.outputs:
                 if output.get("name") == "stderr":
                     print(output.text, file=sys.stderr)
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = shrunk(output.data["image/png"])
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
