@@ -49,6 +49,8 @@ def linked(text, source, page):
         label, target, anchor = match.group(1), match.group(2), match.group(3) or ""
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         place = PAGES.get(file) or (file.removeprefix("docs/") if file.startswith("docs/") else None)
+        if file.endswith(".png") and place is None:
+            return match.group(0)  # of a notebook, beside its page
         if place is None:
             return f"{label}] (`{file}`)"
         return f"{label}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{anchor})"
@@ -65,8 +67,8 @@ def outside_code(change, text):
 
 def drawn(text):
     """The text with its formulas as MathML."""
-    text = re.sub(r"^```math\n(.*?)\n```$", lambda m: convert(m.group(1), display="block"), text,
-                  flags=re.MULTILINE | re.DOTALL)
+    block = lambda m: f'<div style="overflow-x: auto">{convert(m.group(1), display="block")}</div>'
+    text = re.sub(r"^```math\n(.*?)\n```$", block, text, flags=re.MULTILINE | re.DOTALL)
     return re.sub(r"\$`([^`]*)`\$", lambda m: convert(m.group(1)), text)
 
 
