@@ -1,8 +1,8 @@
 """For the site: pages that lie outside docs/, notebooks as they are stored, links between them, formulas.
 
 Links are written as a repository viewer follows them. Here each becomes a link to the page that the file is in the
-site, and a file that is no page is named instead. Formulas (```math fences and $`...`$, which such a viewer draws as well)
-become MathML, so that a page needs no script.
+site, and a file that is no page is named instead. Formulas (```math fences and $`...`$, which such a viewer draws as
+well) become MathML, so that a page needs no script.
 """
 
 import base64

@@ -36,6 +36,7 @@ TESTS = {  # of a file, else of its room; beside the doctests of the room
     "checkpoint.py": "checkpoint",
     "defend": "known_answers budgets defend",
     "defend/penalties.py": "known_answers defend training_loss lcnn",
+    "devices.py": "devices",
     "explain": "cam heatmaps propagation explanation_oracles explain",
     "fool": "known_answers fooling",
     "geometry": "known_answers geometry level_set smooth_hessian sweep piecewise",

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
-WIDTH = 860  # pixels of a stored picture, at most: files stay small enough for a repository viewer
+WIDTH = 680  # pixels of a stored picture, at most: a column of the site, and small enough for a repository viewer
 
 
 def shrunk(picture):
@@ -23,8 +23,8 @@ def shrunk(picture):
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     if image.width <= WIDTH:
         return picture
-    kept = io.BytesIO()
-    image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS).save(kept, "PNG")
+    kept, size = io.BytesIO(), (WIDTH, round(image.height * WIDTH / image.width))
+    image.resize(size, Image.Resampling.LANCZOS).save(kept, "PNG", optimize=True)
     return base64.b64encode(kept.getvalue()).decode()
 
 

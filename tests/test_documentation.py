@@ -85,9 +85,8 @@ def test_notebooks_show_their_pictures(path):
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "notebooks/store.py runs it"
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
-    pictures = [output["data"] for output in outputs if "image/png" in output.get("data", {})]
-    figures = [data for data in (output.get("data", {}) for output in outputs) if "<Figure" in str(data.get("text/plain"))]
-    assert pictures and pictures == figures
+    figures = [output["data"] for output in outputs if "<Figure" in str(output.get("data", {}).get("text/plain"))]
+    assert figures and all("image/png" in figure for figure in figures)
 
 
 @pytest.mark.usefixtures("x64")
