@@ -69,7 +69,7 @@ def drawn(text):
     """The text with its formulas as MathML."""
     block = lambda m: f'<div style="overflow-x: auto">{convert(m.group(1), display="block")}</div>'
     text = re.sub(r"^```math\n(.*?)\n```$", block, text, flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"\$`([^`]*)`\$", lambda m: convert(m.group(1)), text)
+    return re.sub(r"\$`([^`]*)`\$", lambda m: f"<span>{convert(m.group(1))}</span>", text)
 
 
 def on_files(files, config):

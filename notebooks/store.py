@@ -30,7 +30,8 @@ def shrunk(picture):
 
 def stored(notebook):
     """The notebook, executed: outputs without what a run says on its error channel and when, as nothing to read."""
-    NotebookClient(notebook, timeout=None, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=None, record_timing=False, coalesce_streams=True,
+                   resources={"metadata": {"path": str(FOLDER)}}).execute()
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
