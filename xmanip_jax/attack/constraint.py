@@ -27,7 +27,7 @@ def box() -> Constraint:
 
 
 def linf(epsilon: float) -> Constraint:
-    """No channel of a pixel moves by more than epsilon.
+    """No channel of a pixel moves by more than epsilon. Raises ValueError unless it is positive.
 
     >>> import jax.numpy as jnp
     >>> from xmanip_jax import attack
@@ -41,7 +41,8 @@ def linf(epsilon: float) -> Constraint:
 def l2(epsilon: float) -> Constraint:
     """The image moves by at most epsilon in the Euclidean norm over all pixels and channels.
 
-    The ball first, then the box: clipping towards a clean image inside the box shortens the move.
+    The ball first, then the box: clipping towards a clean image inside the box shortens the move. Raises
+    ValueError unless epsilon is positive.
 
     >>> import jax.numpy as jnp
     >>> from xmanip_jax import attack
@@ -61,7 +62,8 @@ def l2(epsilon: float) -> Constraint:
 def l0(pixels: int, *, channels: Channels = "auto") -> Constraint:
     """At most `pixels` pixels change, in any of their channels (PGD_0 of Croce and Hein 2019).
 
-    Exact: kept are those whose move, once clipped to the box, takes back the most squared distance.
+    Exact: kept are those whose move, once clipped to the box, takes back the most squared distance. Raises
+    ValueError unless `pixels` is positive.
 
     channels: the axis of the pixels that a pixel extends along; None: every entry is a pixel; see `explain.heatmap`.
 

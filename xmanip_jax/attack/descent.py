@@ -245,7 +245,7 @@ def _told(state, step, steps):
 
 
 def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:
-    """Adam with a cosine decay to zero over `steps`; the rate is in pixels.
+    """Adam with a cosine decay to zero over `steps`; the rate is in pixels. Raises ValueError unless it is positive.
 
     >>> from xmanip_jax import attack, explain
     >>> longer = attack.default_optimizer(400, learning_rate=1e-2)
