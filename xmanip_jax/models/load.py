@@ -65,8 +65,7 @@ class Pretrained(NamedTuple):
     -> x. input_shape: (h, w, c) that the weights were trained for. classes: the names of the labels, known for a
     network's default weights; empty for others, whose labels may mean anything.
 
-    >>> from xmanip_jax import models
-    >>> models.load("efficientnet_lite0").classes[285]
+    >>> load("efficientnet_lite0").classes[285]
     'Egyptian cat'
     """
 
