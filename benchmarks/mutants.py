@@ -38,6 +38,7 @@ TESTS = {  # of a file, else of its room; beside the doctests of the room
     "defend/penalties.py": "known_answers defend training_loss lcnn",
     "devices.py": "devices",
     "explain": "cam heatmaps propagation explanation_oracles explain",
+    "extras.py": "package errors",
     "fool": "known_answers fooling",
     "geometry": "known_answers geometry level_set smooth_hessian sweep piecewise",
     "metrics": "known_answers metrics heatmaps",
