@@ -26,8 +26,9 @@ slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
 table: $(VENV)/ready   ## every foreign model through every feature; writes docs/models.md
 	$(RUN) -m pytest tests/foreign -m "slow or not slow" --write-table $(TEST)
 
-docs: $(VENV)/ready   ## the pages as a site, in site/
+docs: $(VENV)/ready   ## the pages as a site, in site/: open site/index.html
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	$(RUN) .ci/reference.py
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 mutants: $(VENV)/ready   ## do the tests notice single errors in the library? an hour, resumable; writes docs/mutants.md

@@ -29,22 +29,30 @@ RESULTS = ROOT / "benchmarks" / "results" / "mutants.jsonl"
 EQUIVALENT = ROOT / "benchmarks" / "results" / "mutants_equivalent.json"
 PAGE = ROOT / "docs" / "mutants.md"
 LEFT_OUT = ("data.py", "plot.py", "__init__.py")
-TESTS = {  # of a file, else of its module; beside the doctests of the module
-    "attack": "known_answers attack_steps attack largest_change diagnosis masking sneaking fooling",
+TESTS = {  # of a file, else of its room; beside the doctests of the room
+    "arguments.py": "geometry attack",
+    "attack": "known_answers attack_steps attack largest_change diagnosis masking sneaking",
+    "certify": "known_answers enclosure certificates intervals",
     "checkpoint.py": "checkpoint",
-    "defend": "known_answers budgets training_loss defend train",
+    "defend": "known_answers budgets defend",
     "defend/penalties.py": "known_answers defend training_loss lcnn",
+    "devices.py": "devices",
     "explain": "cam heatmaps propagation explanation_oracles explain",
-    "geometry": "known_answers enclosure geometry level_set smooth_hessian sweep piecewise certificates intervals",
+    "extras.py": "package errors",
+    "fool": "known_answers fooling",
+    "geometry": "known_answers geometry level_set smooth_hessian sweep piecewise",
     "metrics": "known_answers metrics heatmaps",
     "metrics/fooling.py": "known_answers fooling",
     "models": "known_answers models weights",
     "models/lipschitz.py": "lcnn",
     "nonlinearities.py": "smooth rewrite spellings",
+    "numerics.py": "geometry explain sweep",
+    "objectives.py": "known_answers attack fooling",
     "pooling.py": "known_answers models",
     "rewrite": "known_answers rewrite smooth spellings",
     "rewrite/operations.py": "known_answers rewrite propagation",
     "smooth.py": "smooth",
+    "train": "known_answers budgets training_loss defend train",
 }
 
 
@@ -184,6 +192,7 @@ and the conditions of the library, spread evenly over its files. Left out are {l
 values, annotations, and what an error says. A mutant is judged by those tests of its module that run its lines, then
 by the others of the same test files, in the first run at most {most:.0f} s of them on the clean tree; survivors
 were judged again with more and with what was added to the tests. The score counts equivalent mutants as survivors.
+Paths and lines are those of the tree that was judged.
 """
 
 

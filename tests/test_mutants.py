@@ -52,6 +52,13 @@ def test_the_tests_of_its_lines_come_first_within_the_seconds():
     assert mutants.chosen(site, tests, 12.0) == (["b::fast", "a::slow", "a::near", "b::far"], 10.6)
 
 
+def test_every_file_has_tests_that_are_there():
+    for path in {site.path for site in mutants.sites()}:
+        assert path.removeprefix("xmanip_jax/") in mutants.TESTS or mutants.module(path) in mutants.TESTS, path
+    for names in mutants.TESTS.values():
+        assert all((mutants.ROOT / "tests" / f"test_{name}.py").exists() for name in names.split())
+
+
 def test_a_run_goes_on_where_it_stopped_and_repeats_survivors_when_asked(tmp_path, capsys):
     sample, asked = mutations.sites("f.py", SOURCE)[:4], []
 

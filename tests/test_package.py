@@ -78,20 +78,14 @@ def test_one_version():
     assert f"## {xmanip_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_every_public_name_exists_is_documented_and_is_in_the_reference():
-    reference = (ROOT / "docs" / "reference.md").read_text()
+def test_every_public_name_exists_and_is_documented():
     for module in xmanip_jax._MODULES:
         loaded = importlib.import_module(f"xmanip_jax.{module}")
         for name in loaded.__all__:
             value = getattr(loaded, name)
             if callable(value) and not isinstance(value, type) and not name.isupper():
                 assert value.__doc__, f"{module}.{name} has no docstring"
-                assert f"`{name}`" in reference, f"{module}.{name} is not in docs/reference.md"
 
 
-def test_the_readme_is_short_and_its_links_are_there():
-    readme = (ROOT / "README.md").read_text()
-    assert len(readme.encode()) <= 8192
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
-        for link in re.findall(r"\]\((?!http)([^)#]*[./][^)#]*)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 8192

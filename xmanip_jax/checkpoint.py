@@ -112,12 +112,15 @@ def save_step(folder: str | os.PathLike, step: int, tree: Any, *, keep: int = 2)
 
 
 def latest_step(folder: str | os.PathLike) -> int | None:
-    """The largest step of which the folder holds a complete copy; None without one, or without the folder."""
+    """The largest step of which the folder holds a complete copy; None without one, or without the folder.
+
+    `save_step` has an example.
+    """
     return max(_steps(_absolute(folder)), default=None)
 
 
 def load_step(folder: str | os.PathLike, step: int | None = None, like: Any = None) -> Any:
-    """`load` of folder/<step>, the latest complete step by default.
+    """`load` of folder/<step>, the latest complete step by default; `save_step` has an example.
 
     Raises:
       CheckpointError: no complete copy in the folder; what `load` raises.

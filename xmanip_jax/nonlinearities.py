@@ -64,7 +64,13 @@ def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
 
 @jax.jit
 def softplus_beta6(z: ArrayLike, beta: ArrayLike) -> Array:
-    """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6)."""
+    """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6).
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import smooth
+    >>> smooth.softplus_beta6(jnp.array([-9.0, 3.0, 9.0]), 100.0)
+    Array([0., 3., 6.], dtype=float32)
+    """
     return softplus_beta(z, beta) - softplus_beta(jnp.asarray(z) - 6, beta)
 
 

@@ -39,6 +39,12 @@ def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain
       channels: the axis of the network's input that no heat map has, see `explain.heatmap`. A map with fewer axes than
         the input, as a class activation map, has none; of one with more axes nothing is known ("auto").
       heat: how the map becomes a heat map.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain, objectives
+    >>> look = objectives.viewing(explain.gradient())
+    >>> look(lambda x: x ** 2, lambda pixels: 2 * pixels, jnp.ones(2), 1, None).heatmap
+    Array([0., 1.], dtype=float32)
     """
 
     def look(f, preprocess, pixels, label, key):
@@ -64,12 +70,24 @@ def weighted(*terms: tuple[float, Objective]) -> Objective:
 
 
 def squares(a: Array, b: Array) -> Array:
-    """The sum of the squared differences."""
+    """The sum of the squared differences.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> float(objectives.squares(jnp.array([1.0, 2.0]), jnp.zeros(2)))
+    5.0
+    """
     return jnp.sum((a - b) ** 2)
 
 
 def scale_free(heatmap: Array, goal: Array) -> Array:
-    """N^2 * mean squared error of two heat maps of N places that sum to 1."""
+    """N^2 * mean squared error of two heat maps of N places that sum to 1.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> float(objectives.scale_free(jnp.array([0.5, 0.5]), jnp.array([1.0, 0.0])))
+    1.0
+    """
     return heatmap.size * squares(heatmap, goal)
 
 
@@ -77,6 +95,12 @@ def match_map(distance: Callable[[Array, Array], Array] = scale_free) -> Objecti
     """The distance of the heat map from the goal, of the same shape.
 
     distance: of (heat map, goal); by default N^2 * mean squared error, for heat maps that sum to 1.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now = objectives.View(None, jnp.array([0.5, 0.5]), None)
+    >>> float(objectives.match_map()(now, now, jnp.array([1.0, 0.0])))
+    1.0
     """
 
     def term(now, clean, goal):
@@ -92,17 +116,37 @@ def keep_output() -> Objective:
 
     Its gradient in the logits is the difference of the probabilities. That of `keep_probabilities` vanishes once an
     attack has driven a probability to 1, and the output never comes back.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, None, jnp.array([z, 0.0])) for z in (1.0, 0.0))
+    >>> round(float(objectives.keep_output()(now, clean, None)), 4)
+    0.1201
     """
     return lambda now, clean, goal: kl_divergence(clean.logits, now.logits)
 
 
 def keep_probabilities(distance: Callable[[Array, Array], Array] = squares) -> Objective:
-    """The squared changes of the class probabilities, summed (Dombrowski et al. 2019, eq. 1), or another distance."""
+    """The squared changes of the class probabilities, summed (Dombrowski et al. 2019, eq. 1), or another distance.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, None, jnp.array([z, 0.0])) for z in (100.0, 0.0))
+    >>> float(objectives.keep_probabilities()(now, clean, None))
+    0.5
+    """
     return lambda now, clean, goal: distance(jax.nn.softmax(now.logits), jax.nn.softmax(clean.logits))
 
 
 def keep_logits(distance: Callable[[Array, Array], Array] = squares) -> Objective:
-    """The sum of the squared changes of the logits (Dombrowski et al. 2019, table 2), or another distance."""
+    """The sum of the squared changes of the logits (Dombrowski et al. 2019, table 2), or another distance.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, None, jnp.array([z, 0.0])) for z in (3.0, 1.0))
+    >>> float(objectives.keep_logits()(now, clean, None))
+    4.0
+    """
     return lambda now, clean, goal: distance(now.logits, clean.logits)
 
 
@@ -110,6 +154,12 @@ def hide_top_k(k: int | None = None, *, left: Callable[[Array], Array] = jnp.sum
     """What is left on the k pixels that lead the clean heat map (Ghorbani et al. 2019, top-k attack).
 
     k: default a tenth of all, at least 1;  left: of the values Float[k] there, by default their mass.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, jnp.array(h), None) for h in ([0.25, 0.25, 0.5], [0.5, 0.25, 0.25]))
+    >>> float(objectives.hide_top_k(1)(now, clean, None))
+    0.25
     """
     if k is not None and k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -122,12 +172,25 @@ def move_mass_center(shift: Callable[[Array], Array] = jnp.square) -> Objective:
     Its gradient is zero at the clean image: start from noise (`start_noise`).
 
     shift: of a coordinate, by default its square; summed over the axes.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, jnp.array(h), None) for h in ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0]))
+    >>> float(objectives.move_mass_center()(now, clean, None))
+    -4.0
     """
     return lambda now, clean, goal: -shift(mass_center(now.heatmap) - mass_center(clean.heatmap)).sum()
 
 
 def raise_region(mask: ArrayLike) -> Objective:
-    """Minus the mass inside a region, mask: Bool[h', w'], as the heat map (Ghorbani et al. 2019, targeted attack)."""
+    """Minus the mass inside a region, mask: Bool[h', w'], as the heat map (Ghorbani et al. 2019, targeted attack).
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now = objectives.View(None, jnp.array([0.25, 0.25, 0.5]), None)
+    >>> float(objectives.raise_region([False, True, True])(now, now, None))
+    -0.75
+    """
     inside = jnp.asarray(mask)
     if not bool(jnp.any(inside)):
         raise ValueError("the region is empty: mask has no True")
@@ -141,16 +204,36 @@ def raise_region(mask: ArrayLike) -> Objective:
 
 
 def same_prediction(now: View, clean: View, goal) -> Array:
-    """Whether the predicted class is that of the clean image: the driver's rule for keeping an iterate."""
+    """Whether the predicted class is that of the clean image: the driver's rule for keeping an iterate.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, None, jnp.array([z, 0.0])) for z in (3.0, 1.0))
+    >>> bool(objectives.same_prediction(now, clean, None))
+    True
+    """
     return now.logits.argmax() == clean.logits.argmax()
 
 
 def top_k_hidden(k: int) -> Callable[[View, View, Array], Array]:
-    """A stopping rule: none of the k leading pixels of the clean heat map leads the current one."""
+    """A stopping rule: none of the k leading pixels of the clean heat map leads the current one.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> now, clean = (objectives.View(None, jnp.array(h), None) for h in ([0.25, 0.25, 0.5], [0.5, 0.25, 0.25]))
+    >>> bool(objectives.top_k_hidden(1)(now, clean, None))
+    True
+    """
     return lambda now, clean, goal: ~jnp.isin(leading(now.heatmap, k), leading(clean.heatmap, k)).any()
 
 
 def mass_center(heatmap: Array) -> Array:
-    """Float[axes]: the centre of a heat map that sums to 1, in pixels, one coordinate for each axis; of zeros, 0."""
+    """Float[axes]: the centre of a heat map that sums to 1, in pixels, one coordinate for each axis; of zeros, 0.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import objectives
+    >>> objectives.mass_center(jnp.array([[0.0, 0.5], [0.0, 0.5]]))
+    Array([0.5, 1. ], dtype=float32)
+    """
     marginal = lambda axis: heatmap.sum(tuple(other for other in range(heatmap.ndim) if other != axis))
     return jnp.stack([marginal(k) @ jnp.arange(n, dtype=heatmap.dtype) for k, n in enumerate(heatmap.shape)])

@@ -79,6 +79,11 @@ def activation_scales(f: Model, x: Array, *, max_pool: bool = False) -> Array:
     """Float[n]: the standard deviation of the inputs of each activation with a kink (and pooling) at x.
 
     Floored at 1e-6 of the largest. A layer whose inputs are all equal, or one number, has the scale of that number.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import smooth
+    >>> smooth.activation_scales(lambda x: jax.nn.relu(10 * jax.nn.relu(x)), jnp.array([1.0, 3.0]))
+    Array([ 1., 10.], dtype=float32)
     """
     scales = jnp.stack([jnp.std(z) for z in rewrite.inputs(f, _kinds(max_pool))(x)])
     return jnp.maximum(scales, 1e-6 * scales.max())
@@ -111,6 +116,12 @@ def relative(start: float = 5.0, stop: float = 400.0, *, max_pool: bool = True) 
     SqueezeNet 1.1 the correlation with the target map rises from 0.58 to 0.83 in the same 150 steps.
 
     A model without kinks is its own surrogate.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import smooth
+    >>> surrogate, f, x = smooth.relative(), lambda x: jax.nn.relu(x), jnp.array([-1.0, 1.0])
+    >>> [round(float(surrogate.rewrite(f, surrogate.fit(f, x), t)(0 * x)[0]), 4) for t in (0.0, 1.0)]
+    [0.1386, 0.0017]
     """
     kappa = _geometric(start, stop)
 
@@ -128,6 +139,12 @@ def absolute(start: float = 10.0, stop: float = 100.0) -> Surrogate:
 
     The papers' 10 -> 100 is the scale of their VGG-16; other networks need other numbers, or `relative`. A model
     without kinks is its own surrogate.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import smooth
+    >>> surrogate, f, x = smooth.absolute(10.0, 100.0), jax.nn.relu, jnp.zeros(1)
+    >>> [round(float(surrogate.rewrite(f, surrogate.fit(f, x), t)(x)[0]), 4) for t in (0.0, 1.0)]
+    [0.0693, 0.0069]
     """
     beta = _geometric(start, stop)
     return Surrogate(lambda f, x: jnp.zeros(kinks(f, x)),
@@ -135,5 +152,10 @@ def absolute(start: float = 10.0, stop: float = 100.0) -> Surrogate:
 
 
 def none() -> Surrogate:
-    """The model itself, also where it has kinks: for explanations whose gradient needs no second derivative."""
+    """The model itself, also where it has kinks: for explanations whose gradient needs no second derivative.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import attack, explain, smooth
+    >>> attacked = attack.manipulation(explain.cam("features"), surrogate=smooth.none())
+    """
     return Surrogate(lambda f, x: (), lambda f, settings, t: f)

@@ -16,12 +16,24 @@ __all__ = ["box", "l0", "l2", "linf"]
 
 
 def box() -> Constraint:
-    """Any image: pixels in [0, 1] (Dombrowski et al. 2019 set no other budget)."""
+    """Any image: pixels in [0, 1] (Dombrowski et al. 2019 set no other budget).
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import attack
+    >>> attack.box()(jnp.array([-1.0, 2.0]), jnp.zeros(2))
+    Array([0., 1.], dtype=float32)
+    """
     return lambda pixels, clean: jnp.clip(pixels, 0, 1)
 
 
 def linf(epsilon: float) -> Constraint:
-    """No channel of a pixel moves by more than epsilon."""
+    """No channel of a pixel moves by more than epsilon. Raises ValueError unless it is positive.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import attack
+    >>> attack.linf(0.25)(jnp.array([1.0, -1.0]), jnp.array([0.5, 0.125]))
+    Array([0.75, 0.  ], dtype=float32)
+    """
     check_positive(epsilon=epsilon)
     return lambda pixels, clean: jnp.clip(jnp.clip(pixels, clean - epsilon, clean + epsilon), 0, 1)
 
@@ -29,7 +41,13 @@ def linf(epsilon: float) -> Constraint:
 def l2(epsilon: float) -> Constraint:
     """The image moves by at most epsilon in the Euclidean norm over all pixels and channels.
 
-    The ball first, then the box: clipping towards a clean image inside the box shortens the move.
+    The ball first, then the box: clipping towards a clean image inside the box shortens the move. Raises
+    ValueError unless epsilon is positive.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import attack
+    >>> attack.l2(0.5)(jnp.array([1.0, 0.5]), jnp.array([0.0, 0.5]))
+    Array([0.5, 0.5], dtype=float32)
     """
     check_positive(epsilon=epsilon)
 
@@ -44,9 +62,15 @@ def l2(epsilon: float) -> Constraint:
 def l0(pixels: int, *, channels: Channels = "auto") -> Constraint:
     """At most `pixels` pixels change, in any of their channels (PGD_0 of Croce and Hein 2019).
 
-    Exact: kept are those whose move, once clipped to the box, takes back the most squared distance.
+    Exact: kept are those whose move, once clipped to the box, takes back the most squared distance. Raises
+    ValueError unless `pixels` is positive.
 
     channels: the axis of the pixels that a pixel extends along; None: every entry is a pixel; see `explain.heatmap`.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import attack
+    >>> attack.l0(1)(jnp.array([1.0, 0.75]), jnp.array([0.5, 0.5]))
+    Array([1. , 0.5], dtype=float32)
     """
     check_positive(pixels=pixels)
     budget = int(pixels)

@@ -22,6 +22,7 @@ from .diagnosis import check_finite, check_moving, warn_of_broken
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "manipulation"]
 
+# Match the goal's heat map, keep the output.
 DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1.0, objectives.keep_output()))
 
 
@@ -244,6 +245,11 @@ def _told(state, step, steps):
 
 
 def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:
-    """Adam with a cosine decay to zero over `steps`; the rate is in pixels."""
+    """Adam with a cosine decay to zero over `steps`; the rate is in pixels. Raises ValueError unless it is positive.
+
+    >>> from xmanip_jax import attack, explain
+    >>> longer = attack.default_optimizer(400, learning_rate=1e-2)
+    >>> attacked = attack.manipulation(explain.gradient(), steps=400, optimizer=longer)
+    """
     check_positive(learning_rate=learning_rate)
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))

@@ -21,7 +21,7 @@ class Flag(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """See `flags`."""
+    """The signs of a weak attack, one `Flag` each; `flags` says what each compares."""
 
     zero_gradient: Flag
     gradient_free_wins: Flag

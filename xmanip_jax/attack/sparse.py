@@ -66,6 +66,9 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
 
     channels: as in `random_search`. Raises ValueError for bad input, NonFiniteError where the result's logits or maps
     are not finite.
+
+    >>> from xmanip_jax import attack, explain
+    >>> release = attack.release_pixels(explain.gradient(), k=10)  # release(model, found, labels=labels, key=key)
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

@@ -139,4 +139,3 @@ PRIMITIVES: dict[str, Shape] = {
     "erf": Shape(slope=(0.0,), curvature=(-0.5**0.5, 0.5**0.5), steepest=1.1283791670955126,
                  most_curved=0.9678828980938385),
 }
-

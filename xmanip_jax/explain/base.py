@@ -19,6 +19,12 @@ def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
     by the logits, [b, classes] then; a model that sums over all axes takes it for an example, and nothing can know. A
     model in training mode is seen where it fails: flax and equinox at once, Keras, whose first call leaves values of
     the trace in the model, at the second; a function that normalises a batch of one is a function like any other.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> e = explain.explanation(lambda f, x, target, *, key: (x * f(x)[target], f(x)))
+    >>> e(lambda x: 2 * x, jnp.array([1.0, 3.0]), 1)
+    Array([ 6., 18.], dtype=float32)
     """
 
     def with_logits(f: Model, x: Array, target: Target, *, key: Array | None = None) -> tuple[Array, Array]:
@@ -71,6 +77,12 @@ def select(scores: Array, target: Target) -> Array:
     """The score of a class (integer target), or the scores' component along a direction Float[classes].
 
     Raises ValueError for scores that are not one array Float[classes], and for a target that is neither.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> logits = jnp.array([1.0, 3.0])
+    >>> float(explain.select(logits, 1)), float(explain.select(logits, jnp.array([-1.0, 1.0])))
+    (3.0, 2.0)
     """
     check_logits(scores)
     target = jnp.asarray(target)

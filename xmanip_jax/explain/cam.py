@@ -70,7 +70,14 @@ def cam(layer: str, *, channels: int = -1, places: int | None = None) -> Explana
 
 
 def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int | None = None) -> Explanation:
-    """relu(sum_k mean_i(d f_t / d a_k(i)) a_k) (Selvaraju et al. 2017); relu=False keeps the negative evidence."""
+    """relu(sum_k mean_i(d f_t / d a_k(i)) a_k) (Selvaraju et al. 2017); relu=False keeps the negative evidence.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x).mean(0) @ jnp.array([[2.0], [3.0]])  # two tokens of two channels
+    >>> explain.grad_cam("relu#0")(f, jnp.array([[1.0, 0.0], [0.0, 1.0]]), 0)
+    Array([1. , 1.5], dtype=float32)
+    """
     def core(f, x, target, *, key=None):
         a, g, logits = _value_and_gradient(layer, f, x, target)
         a, g = _arranged(a, g, x, layer, channels, places)
@@ -83,6 +90,13 @@ def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int |
 def grad_cam_pp(layer: str, *, channels: int = -1, places: int | None = None) -> Explanation:
     """Grad-CAM++ (Chattopadhay et al. 2018): channel weights sum_i alpha_k(i) relu(g_k(i)), with
     alpha = g^2 / (2 g^2 + sum_j a_k(j) g^3), the score's exponential being what is differentiated (their eq. 19).
+
+    >>> import jax, jax.numpy as jnp
+    >>> import numpy as np
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x).mean(0) @ jnp.array([[2.0], [3.0]])  # two tokens of two channels
+    >>> np.asarray(explain.grad_cam_pp("relu#0")(f, jnp.array([[1.0, 0.0], [0.0, 1.0]]), 0), float).round(3)
+    array([0.667, 0.857])
     """
     def core(f, x, target, *, key=None):
         a, g, logits = _value_and_gradient(layer, f, x, target)

@@ -20,6 +20,12 @@ def guided_backprop() -> Explanation:
     Every activation counts, however it is written: an elementwise function of one value that is not affine. What only
     scales a normalisation, or is part of a softmax, is none. On a softplus network this is relu(R) * sigmoid(beta z).
     FLOPs: 2 forward passes. Raises NoActivationError.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x) @ jnp.array([[1.0], [1.0], [-1.0]])
+    >>> explain.guided_backprop()(f, jnp.array([2.0, -2.0, 2.0]), 0)  # the gradient is [1, 0, -1]
+    Array([1., 0., 0.], dtype=float32)
     """
     def backward(operation):
         def rule(relevance, result, *operands):
@@ -35,6 +41,12 @@ def deconvnet() -> Explanation:
 
     It depends on x through max-pooling only: without max-pooling (or with hard max-pooling) an attack has no gradient.
     FLOPs: 2 forward passes. Raises NoActivationError.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x) @ jnp.array([[1.0], [1.0], [-1.0]])
+    >>> explain.deconvnet()(f, jnp.array([2.0, -2.0, 2.0]), 0)  # the gradient is [1, 0, -1]
+    Array([1., 1., 0.], dtype=float32)
     """
     return _through_activations(lambda operation: lambda relevance, result, *operands: jnp.maximum(relevance, 0))
 
@@ -116,6 +128,13 @@ def lrp_dombrowski2019(low: ArrayLike, high: ArrayLike) -> Explanation:
 
     Deviations from the released code: the stabilizer follows the sign and is 1e-6, not 1e-9; bounds may differ by
     channel (the code takes one scalar for all); additions, which VGG has not, share z+ too.
+
+    >>> import jax, jax.numpy as jnp
+    >>> import numpy as np
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x @ jnp.array([[1.0, 0.0], [1.0, 2.0]])) @ jnp.ones((2, 1))
+    >>> np.asarray(explain.lrp_dombrowski2019(0.0, 1.0)(f, jnp.array([1.0, 1.0]), 0), float).round(3)
+    array([1., 3.])
     """
     return lrp(conv=z_plus(), dense=z_plus(), first=z_box(low, high), sums=z_plus())
 
@@ -126,6 +145,12 @@ def lrp_heo2019(*, layer: str | None = None) -> Explanation:
     Deviations from the released code: BatchNorm is merged into its convolution and not skipped; the bias counts
     once in a convolution and not twice; residual additions split by the summands themselves, not by an
     aliased sum. As there, residual additions and average pools share by positive parts.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: jax.nn.relu(x @ jnp.array([[1.0, 0.0], [1.0, 2.0]])) @ jnp.ones((2, 1))
+    >>> explain.lrp_heo2019(layer="relu#0")(f, jnp.array([1.0, 1.0]), 0).round(2)
+    Array([2., 2.], dtype=float32)
     """
     positive = alpha_beta(1.0, 0.0, stabilizer=0.01)
     return lrp(conv=positive, dense=epsilon(0.01), sums=z_plus(stabilizer=0.01), layer=layer)
@@ -137,6 +162,12 @@ def pattern_attribution(patterns: Mapping[str, ArrayLike]) -> Explanation:
     patterns: from the names of `rewrite.linear_layers` ("conv#0", "dense#0", ...) to arrays in the shape of the
     weights, as `explain.fit_patterns` estimates them. It starts with the target's logit at its class. FLOPs: 2
     forward passes. Raises ValueError naming a layer whose pattern is missing or has another shape.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> e = explain.pattern_attribution({"dense#0": jnp.array([[0.5], [0.0]])})
+    >>> e(lambda x: x @ jnp.array([[2.0], [-1.0]]), jnp.array([1.0, 1.0]), 0)
+    Array([ 1., -0.], dtype=float32)
     """
     def choose(operation):
         if operation.merge is None:

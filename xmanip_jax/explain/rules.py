@@ -22,6 +22,12 @@ def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
     """R_i = sum_j x_i w_ij / z_j R_j, with stabilizer eps (Bach et al. 2015, eq. 58); eps = 0 is LRP-0.
 
     bias: whether b counts in the denominator, and so keeps its share.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(dense=explain.epsilon(0.0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([ 3., -2.], dtype=float32)
     """
     _checked("eps", eps)
 
@@ -37,6 +43,12 @@ def z_plus(*, stabilizer: float = 1e-6, bias: bool = False) -> Rule:
 
     On a signed input the positive part is x+ w+ + x- w-; behind a relu the second term is skipped.
     bias: whether b+ counts in the denominator; Dombrowski et al. 2019 leave it out.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(dense=explain.z_plus(stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([1., 0.], dtype=float32)
     """
     return _alpha_beta(1.0, 0.0, stabilizer, bias)
 
@@ -45,6 +57,12 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, *, stabilizer: float = 1e-
     """alpha times the share of positive parts minus beta times that of negative ones (Bach et al. 2015, eq. 60).
 
     alpha - beta = 1 conserves relevance and is required. bias: whether b+ and b- count in the denominators.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(dense=explain.alpha_beta(stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([ 2., -1.], dtype=float32)
     """
     return _alpha_beta(alpha, beta, stabilizer, bias)
 
@@ -73,6 +91,12 @@ def gamma(g: float = 0.25, *, stabilizer: float = 1e-6) -> Rule:
 
     Where z > 0, the parts of z that are positive weigh 1 + g times as much; where z < 0, the negative ones do. The
     bias counts as such a part.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(dense=explain.gamma(1.0, stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([ 1.5, -0.5], dtype=float32)
     """
     _checked("stabilizer", stabilizer)
     _checked("g", g)
@@ -97,6 +121,12 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
     low, high: the bounds l <= h of the model's input, broadcast against it. What the model does to its
     input before its first linear layer is done to the bounds: padding has the box [0, 0], and maps are zero there.
     Refused, with the operation's name, where that is not known to be monotone: a square, a division by a norm.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(first=explain.z_box(0.0, 3.5, stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([0.375, 0.625], dtype=float32)
     """
     _checked("stabilizer", stabilizer)
     low, high = jnp.asarray(low), jnp.asarray(high)
@@ -119,12 +149,26 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
 
 
 def w_square(*, stabilizer: float = 1e-6) -> Rule:
-    """R_i = sum_j w_ij^2 / sum_k w_kj^2 R_j (Montavon et al. 2017), for a first layer."""
+    """R_i = sum_j w_ij^2 / sum_k w_kj^2 R_j (Montavon et al. 2017), for a first layer.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(first=explain.w_square(stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([0.2, 0.8], dtype=float32)
+    """
     return _input_free(lambda w: w**2, stabilizer)
 
 
 def flat(*, stabilizer: float = 1e-6) -> Rule:
-    """Every input of a neuron gets the same share (Bach et al. 2016), for a first layer."""
+    """Every input of a neuron gets the same share (Bach et al. 2016), for a first layer.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> f = lambda x: x @ jnp.array([[1.0], [-2.0]])
+    >>> explain.lrp(first=explain.flat(stabilizer=0))(f, jnp.array([3.0, 1.0]), 0)
+    Array([0.5, 0.5], dtype=float32)
+    """
     return _input_free(jnp.ones_like, stabilizer)
 
 

@@ -70,7 +70,14 @@ def smoothgrad(inner: Explanation, *, sigma: float, samples: int = 10, chunk: in
 
 
 def uniform_gradient(inner: Explanation, *, radius: float, samples: int = 10, chunk: int | None = None) -> Explanation:
-    """The mean of `inner` at x + U[-radius, radius] (UniGrad); arguments as in `smoothgrad`."""
+    """The mean of `inner` at x + U[-radius, radius] (UniGrad); arguments as in `smoothgrad`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import explain
+    >>> e = explain.uniform_gradient(explain.gradient(), radius=0.1)
+    >>> e(lambda x: 3 * x, jnp.ones(2), 0, key=jax.random.key(0)).round(4)
+    Array([3., 0.], dtype=float32)
+    """
     draw = lambda key, x: jax.random.uniform(key, x.shape, x.dtype, -radius, radius)
     return _averaged(inner, draw, radius, samples, chunk)
 

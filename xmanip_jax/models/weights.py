@@ -26,6 +26,13 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     The pickle is read without torch, and nothing in it is executed: it may name ordered dictionaries and tensors only.
 
     Raises FileNotFoundError, or WeightsError naming the file and the reason.
+
+    >>> import tempfile, numpy as np
+    >>> from xmanip_jax import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     models.save_tensors({"w": np.ones(2)}, folder + "/w.safetensors")
+    ...     models.read_tensors(folder + "/w.safetensors")
+    {'w': array([1., 1.])}
     """
     path = Path(path)
     if path.suffix not in _READERS:
@@ -49,6 +56,13 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
 
     Raises WeightsError listing every missing and unexpected name, every wrong shape and every tensor with values that
     are not finite; the module is then unchanged.
+
+    >>> import numpy as np
+    >>> from flax import nnx
+    >>> from xmanip_jax import models
+    >>> weights = {"weight": np.ones((3, 2)), "bias": np.zeros(3)}  # as torch has them
+    >>> models.load_weights(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), weights)(np.ones(2, np.float32))
+    Array([2., 2., 2.], dtype=float32)
     """
     source = "the given tensors" if isinstance(weights, Mapping) else os.fspath(weights)
     tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
@@ -77,13 +91,30 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
 
 
 def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
-    """Write parameters and running statistics as .safetensors with torch's names and layouts; all or nothing."""
+    """Write parameters and running statistics as .safetensors with torch's names and layouts; all or nothing.
+
+    >>> import tempfile
+    >>> from flax import nnx
+    >>> from xmanip_jax import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     models.save_weights(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), folder + "/w.safetensors")
+    ...     sorted(models.read_tensors(folder + "/w.safetensors"))
+    ['bias', 'weight']
+    """
     arrays = {slot.torch_name: np.transpose(slot.variable[...], _torch_axes(slot.shape)) for slot in _slots(module)}
     save_tensors(arrays, path)
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
-    """Write named arrays (weights, patterns) as .safetensors, whole or not at all; `read_tensors` reads them."""
+    """Write named arrays (weights, patterns) as .safetensors, whole or not at all; `read_tensors` reads them.
+
+    >>> import tempfile, numpy as np
+    >>> from xmanip_jax import models
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     models.save_tensors({"w": np.ones(2)}, folder + "/w.safetensors")
+    ...     models.read_tensors(folder + "/w.safetensors")
+    {'w': array([1., 1.])}
+    """
     path = Path(path)
     tensors = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -213,6 +213,12 @@ def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS, 
 
     Raises NoActivationError, DerivativeInModelError, UnsupportedPrimitiveError; warns with LostRuleWarning and
     KinkWarning.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> leaky = rewrite.map_calls(lambda x: jax.nn.relu(x), lambda call, z: jnp.where(z > 0, z, z / 4))
+    >>> leaky(jnp.array([-1.0, 1.0]))
+    Array([-0.25,  1.  ], dtype=float32)
     """
     def apply(total, kind, index, step, operands):
         return [act(_call(kind, index, step, operands)._replace(total=total), operands[0])], None
@@ -267,7 +273,13 @@ def replace(f: Model, rules: dict[str, Callable[..., Array]]) -> Model:
 
 
 def inputs(f: Model, kinds=ACTIVATIONS) -> Callable[..., list[Array]]:
-    """The inputs of the calls of the given kinds, in the order of execution; inside a scan of n steps: [n, ...]."""
+    """The inputs of the calls of the given kinds, in the order of execution; inside a scan of n steps: [n, ...].
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> rewrite.inputs(lambda x: jax.nn.relu(2 * x))(jnp.ones(2))
+    [Array([2., 2.], dtype=float32)]
+    """
     return _rewritten(f, kinds, lambda total, kind, index, step, operands: (compute(step, operands), operands[0]),
                       lambda outs, sown, structure: sown)
 

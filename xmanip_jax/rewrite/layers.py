@@ -70,6 +70,11 @@ def layers(f: Model, x) -> tuple[Layer, ...]:
 
     A name used n > 1 times is listed as name#0 ... name#n-1. A model without names gets automatic ones for the
     outputs of its activations: relu#0, relu#1, gelu#0 ... (and its softplus surrogates keep them).
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> rewrite.layers(lambda x: jax.nn.relu(x).sum(), jnp.ones(2))
+    (Layer(name='relu#0', shape=(2,), in_loop=False),)
     """
     return tuple(layer for layer, _ in _layer_sites(plan_of(f, (x,))[0])[1])
 
@@ -80,6 +85,11 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
     d logit / d delta at delta = 0 is the gradient at the layer. delta: the layer's shape, or a scalar 0.
 
     Raises LayerError for a name that is unknown (the known ones are listed) or that sits in a loop.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> rewrite.tap(lambda x: 3 * jax.nn.relu(x), "relu#0")(jnp.ones(2), 1.0)
+    (Array([6., 6.], dtype=float32), Array([1., 1.], dtype=float32))
     """
 
     def tapped(x, delta):
@@ -105,7 +115,13 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
 
 
 def zero_at(f: Model, x, layer: str) -> Array:
-    """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError."""
+    """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> rewrite.zero_at(lambda x: jax.nn.relu(x).sum(), jnp.ones(2), "relu#0")
+    Array([0., 0.], dtype=float32)
+    """
     found = {known.name: site for known, site in _layer_sites(plan_of(f, (x,))[0])[1]}
     if layer not in found:
         raise _unknown(layer, list(found))

@@ -66,6 +66,12 @@ def propagate(f: Model, choose: Callable[[Operation], Any], *, calls: frozenset[
 
     Raises UnsupportedPrimitiveError naming everything for which `choose` gave NotImplemented and which relevance can
     reach: a rule with the attribute `passes`, a tuple of Bool for the carried operands, says which get any.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> through = lambda operation: (lambda R, result, z: R) if operation.kind == "activation" else None
+    >>> jax.grad(rewrite.propagate(lambda x: jax.nn.relu(x).sum(), through))(jnp.array([-1.0, 1.0]))
+    Array([1., 1.], dtype=float32)
     """
 
     def propagated(x):
@@ -108,6 +114,12 @@ def linear_layers(f: Model) -> Callable[[Array], dict[str, LinearLayer]]:
     """`g(x) -> {"conv#0": LinearLayer, "dense#0": ...}`: every linear layer with its input, merged weights and result.
 
     The names are those that patterns go by. Raises UnsupportedPrimitiveError for a layer in a loop.
+
+    >>> import jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> found = rewrite.linear_layers(lambda x: x @ jnp.ones((2, 3)) + 1)(jnp.ones(2))
+    >>> {name: (layer.w.shape, layer.z) for name, layer in found.items()}
+    {'dense#0': ((2, 3), Array([3., 3., 3.], dtype=float32))}
     """
 
     def layers(x):
