@@ -225,6 +225,10 @@ def test_a_piecewise_linear_model_without_surrogate_is_named():
     with pytest.raises(attack.ZeroGradientError, match=r"smooth\.relative"):
         make(surrogate=smooth.none(), objective=objectives.weighted((1.0, objectives.match_map())))(
             lambda x: jax.nn.relu(x.ravel()[:20] @ jnp.ones((20, 4))), PHOTOS, np.full((3, 8, 8), 1 / 64), key=KEY)
+    weights = np.random.default_rng(0).normal(size=(192, 4)).astype(np.float32)  # keep_output's gradient is rounding
+    with pytest.raises(attack.ZeroGradientError, match=r"smooth\.relative"):
+        make(surrogate=smooth.none(), objective=attack.DEFAULT_OBJECTIVE)(
+            lambda x: jax.nn.relu(x.ravel() @ weights), PHOTOS, np.full((3, 8, 8), 1 / 64), key=KEY)
 
 
 NAN = PHOTOS.copy()

@@ -18,7 +18,7 @@ from . import checks
 from . import constraint as constraints
 from .best import Best, better
 from .checks import Lifted
-from .diagnosis import check_finite, check_moving, warn_of_broken
+from .diagnosis import check_finite, check_moving, sharp, warn_of_broken
 
 __all__ = ["DEFAULT_OBJECTIVE", "Manipulated", "Progress", "manipulation"]
 
@@ -128,6 +128,19 @@ def step(p: Problem, network: Lifted, state: State, case: Case, i: Array) -> Sta
     return kept._replace(moving=jnp.any(gradient != 0), broken=jnp.where(state.done, state.broken, broken))
 
 
+def map_moves(p: Problem, network: Lifted, case: Case) -> Array:
+    """Whether the objective moves with the heat map, for a surrogate that leaves the model as it is.
+
+    The gradient of keep_output is zero at the clean image up to rounding: the whole objective's need not be exactly.
+    """
+    pixels = case.clean.pixels
+    seen = lambda pixels: p.look(*network, pixels, case.label, jax.random.fold_in(case.key, 0))
+    now = seen(pixels)
+    pull = jax.grad(lambda h: p.objective(now._replace(heatmap=h), case.clean, case.goal))(now.heatmap)
+    gradient = jax.grad(lambda pixels: jnp.sum(seen(pixels).heatmap * pull))(pixels)
+    return jnp.any(gradient != 0) | jnp.all(pull == 0)
+
+
 def judge(p: Problem, network: Lifted, state: State, case: Case, i: Array) -> State:
     """The verdict of the original model on the iterate."""
     now = p.judge(*network, state.pixels, case.label, case.key)
@@ -205,6 +218,7 @@ def manipulation(
                       optimizer or default_optimizer(steps), accept, stop, steps)
     over = lambda f, *axes, **options: jax.jit(jax.vmap(partial(f, problem), in_axes=axes), **options)
     first, held, started = over(begin, None, 0, 0, 0, 0), over(anchored, None, 0, None), over(start, 0, 0, 0, 0, None)
+    moves = over(map_moves, None, 0)
     stepped, verdict = (over(f, None, 0, 0, None, donate_argnums=1) for f in (step, judge))
 
     def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
@@ -225,6 +239,8 @@ def manipulation(
                     anchor = held(network, case, i + judge_every // 2)
                 state = stepped(network, state, anchor, i)
                 if i == r == 0:
+                    if sharp(network, pixels[0], case.settings):
+                        state = state._replace(moving=state.moving & moves(network, case))
                     check_moving(state, network, problem.surrogate, case, anchor.clean)
                 if (i + 1) % judge_every == 0 or i + 1 == steps:
                     state = verdict(network, state, case, r * steps + i + 1)

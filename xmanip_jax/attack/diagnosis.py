@@ -9,7 +9,8 @@ from .. import rewrite
 from ..explain.linearity import first_nonlinear
 from ..objectives import View
 
-__all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "warn_of_broken"]
+__all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "sharp",
+           "warn_of_broken"]
 
 # Of the activations that rewrite.inspect names: the gradient of their slope is zero wherever it exists.
 _PIECEWISE_LINEAR = {"abs", "clip", "hard_sigmoid", "hard_tanh", "leaky_relu", "max", "maximum", "minimum", "piecewise",
@@ -53,6 +54,14 @@ def check_moving(state, network, surrogate, case, anchor: View) -> None:
         of = lambda tree: jax.tree.map(lambda v: v[i], tree)
         raise ZeroGradientError(f"the objective's gradient is exactly zero for image {i}: "
                                 f"{_why_flat(network, surrogate, of(case.settings), of(case.clean))}")
+
+
+def sharp(network, pixels, settings) -> bool:
+    """Whether the model has kinks and no smooth activation, and a surrogate without settings leaves them as they are."""
+    if jax.tree.leaves(settings):
+        return False
+    seen = rewrite.inspect(lambda p: network.model(network.preprocess(p)), pixels)
+    return bool(seen.activations or seen.max_pools) and seen.activations.keys() <= _PIECEWISE_LINEAR
 
 
 def check_slopes(logits, gradient) -> None:
