@@ -11,6 +11,10 @@ os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from annotations import check_annotations  # noqa: E402
+
+check_annotations()
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "float32")
 

@@ -28,7 +28,7 @@ def check_count(**counts: int) -> None:
 def check_positive(**values: ArrayLike) -> None:
     """Raises ValueError naming the value that is known and not positive."""
     for name, value in values.items():
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
+        if not isinstance(value, jax.core.Tracer) and not value > 0:  # type: ignore[operator]
             raise ValueError(f"{name} is positive, got {value}")
 
 

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from ..arguments import check_count, check_positive
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float, Key, Num
 
 __all__ = ["logistic_noise"]
 
 
-def logistic_noise(direction: ArrayLike, beta: ArrayLike, *, key: Array, samples: int) -> Array:
+def logistic_noise(direction: Float[ArrayLike, "*shape"], beta: Num[ArrayLike, ""], *, key: Key[Array, ""],
+                   samples: int) -> Float[Array, " samples *shape"]:
     """Float[samples, ...]: noise along `direction` whose length is logistic with scale 1 / beta.
 
     For g(x) = relu(w . x) and noise e along w,  E[grad g(x - e)] = grad softplus_{beta / ||w||}(w . x), exactly: the
