@@ -59,7 +59,7 @@ def test_what_breaks_its_annotation_is_refused_or_noticed():
     assert mean(jnp.zeros(2), jnp.ones(2)).tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="two shapes"):
         mean(jnp.zeros(2), jnp.ones((1, 2)))
-    for a, b in ((jnp.zeros(2), jnp.ones(1)), (np.zeros(2), jnp.ones(2)), (jnp.zeros(2, int), jnp.ones(2))):
+    for a, b in ((jnp.zeros(2), jnp.ones(1)), (np.zeros(2), jnp.ones(2)), (jnp.zeros(2, int), jnp.ones(2, int))):
         with pytest.raises(jaxtyping.TypeCheckError):
             mean(a, b)
 

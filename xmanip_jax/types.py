@@ -123,7 +123,8 @@ class Penalty(Protocol):
 class Loss(Protocol):
     """The training loss of a batch, and the numbers that it is made of; scale multiplies the penalties."""
 
-    def __call__(self, apply: Apply, params: Any, state: Any, xs: Float[Array, " b *shape"], ys: Integer[Array, " b"],
+    def __call__(self, apply: Apply, params: Any, state: Any, xs: Float[AnyArray, " b *shape"],
+                 ys: Integer[AnyArray, " b"],
                  keys: Key[Array, " b"] | None = None, scale: ArrayLike = 1.0,
                  ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]: ...
 

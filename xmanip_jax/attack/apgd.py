@@ -107,7 +107,7 @@ def advanced(s: Search, now: Climb, gradient: Array, clean: Array, clock: Clock)
     slow = now.gains < PROGRESS * clock.since
     unmoved = ~now.halved & (now.best.value == now.checked)
     halve = here & (slow | unmoved)
-    pick: Callable[..., Array] = partial(jnp.where, halve)
+    pick: Any = partial(jnp.where, halve)
     at, before = pick(now.best.view.pixels, now.pixels), pick(now.best.view.pixels, now.before)
     size = pick(now.size / 2, now.size)
     ahead = s.constraint(at + size * jnp.sign(pick(now.best.along, gradient)), clean)

@@ -51,7 +51,7 @@ def _edges(lower, upper, pieces):
     infinite = jnp.isinf(lower) | jnp.isinf(upper)
     start, stop = (jnp.where(infinite, jnp.clip(v, -_FAR, _FAR), v) for v in (lower, upper))
     share = (jnp.arange(1, pieces) / pieces).astype(lower.dtype).reshape(-1, *[1] * lower.ndim)
-    inner = jnp.clip(start * (1 - share) + stop * share, lower, upper)
+    inner = jnp.clip(start[None] * (1 - share) + stop[None] * share, lower[None], upper[None])
     return jnp.concatenate([lower[None], inner, upper[None]])
 
 

@@ -137,7 +137,7 @@ def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: s
         slope = jax.grad(lambda z: cross_entropy(f(z), y))
 
         def norm(z, n):
-            on_the_way = x + jnp.arange(1, n + 1, dtype=x.dtype).reshape(-1, *[1] * x.ndim) / n * (z - x)
+            on_the_way = x[None] + jnp.arange(1, n + 1, dtype=x.dtype).reshape(-1, *[1] * x.ndim) / n * (z - x)[None]
             return jnp.abs((z - x) * jax.vmap(slope)(on_the_way).mean(0)).sum()
 
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0

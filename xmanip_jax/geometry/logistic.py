@@ -31,4 +31,4 @@ def logistic_noise(direction: Float[ArrayLike, "*shape"], beta: Num[ArrayLike, "
     check_count(samples=samples)
     w = jnp.asarray(direction)
     lengths = jax.random.logistic(key, (samples,), w.dtype) / beta
-    return lengths.reshape(-1, *[1] * w.ndim) * (w / jnp.linalg.norm(w))
+    return lengths.reshape(-1, *[1] * w.ndim) * (w / jnp.linalg.norm(w))[None]

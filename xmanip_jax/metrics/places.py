@@ -1,10 +1,14 @@
 """What the axes of a map are: places, and at most one axis of channels."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..types import Array, ArrayLike, Channels, Nested, Num, Shaped
 
-__all__ = ["along_channels", "channel_axis", "over_channels", "wide"]
+__all__ = ["along_channels", "channel_axis", "over_channels", "wide", "widest"]
 
 
 def channel_axis(ndim: int, channels: Channels = "auto") -> int | None:
@@ -52,4 +56,10 @@ def along_channels(places: Shaped[Array, "*places"], ndim: int, channels: Channe
 def wide(map: Shaped[ArrayLike, "*shape"] | Nested) -> Num[Array, "..."]:
     """In float32, or in its own type where that is wider: sums over half precision overflow and lose digits."""
     values = jnp.asarray(map)
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(widest(values.dtype, jnp.float32))
+
+
+def widest(a: Any, b: Any) -> np.dtype:
+    """The type that two types meet in: said here, and so allowed where arrays may not promote by themselves."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)

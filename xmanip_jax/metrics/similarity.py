@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..types import Array, ArrayLike, Channels, Float, Nested, Num
-from .places import channel_axis, over_channels, wide
+from .places import channel_axis, over_channels, wide, widest
 
 __all__ = ["cosine", "gini", "kendall", "kl_divergence", "mass_center", "mass_center_distance", "mse", "pearson",
            "probability_change", "spearman", "ssim", "top_k_intersection"]
@@ -230,7 +230,7 @@ def _pair(a: Any, b: Any) -> tuple[Array, Array]:
         raise ValueError(f"two maps of one shape are compared, got {a.shape} and {b.shape}")
     if a.size == 0:
         raise ValueError(f"a map has entries, got shape {a.shape}")
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = widest(a.dtype, b.dtype)
     return a.astype(dtype), b.astype(dtype)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..types import Apply, Array, ArrayLike, Float, Integer, Key, Loss, Model, Num, Penalty
+from ..types import AnyArray, Apply, Array, ArrayLike, Float, Integer, Key, Loss, Model, Num, Penalty
 
 __all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "of_x", "parameter_penalty", "penalty", "totalled",
            "training_loss", "weighted", "with_logits"]
@@ -148,7 +148,7 @@ def weighted(*terms: tuple[float, Penalty]) -> Callable[..., tuple[Array, Array,
 
 
 def totalled(label_weight: float, scale: Num[ArrayLike, ""], logits: Float[Array, "b classes"],
-             ys: Integer[Array, " b"], penalties: Float[Array, " b"],
+             ys: Integer[AnyArray, " b"], penalties: Float[Array, " b"],
              ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and its numbers, from Float[b, classes], Int[b] and Float[b]; see `training_loss`."""
     entropy, penalty = jax.vmap(cross_entropy)(logits, ys).mean(), penalties.mean()
@@ -180,7 +180,7 @@ def training_loss(*terms: tuple[float, Penalty], label_weight: float = 1.0) -> L
         raise ValueError(f"weights of a training loss are not negative, got {label_weight}")
     one = weighted(*terms)
 
-    def loss(apply: Apply, params: Any, state: Any, xs: Float[Array, " b *shape"], ys: Integer[Array, " b"],
+    def loss(apply: Apply, params: Any, state: Any, xs: Float[AnyArray, " b *shape"], ys: Integer[AnyArray, " b"],
              keys: Key[Array, " b"] | None = None, scale: Num[ArrayLike, ""] = 1.0,
              ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         axes = (None, None, None, 0, 0, None if keys is None else 0)
