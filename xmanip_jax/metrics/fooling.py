@@ -68,7 +68,7 @@ def mass_center_shift(map: Num[ArrayLike, "*shape"] | Nested, original: Num[Arra
     shape = jnp.asarray(map).shape
     axis = channel_axis(len(shape), channels)
     sides = [max(n - 1, 1) for k, n in enumerate(shape) if k != axis]
-    return jnp.sqrt(jnp.mean((shift / jnp.asarray(sides)) ** 2))
+    return jnp.sqrt(jnp.mean((shift / jnp.asarray(sides, shift.dtype)) ** 2))
 
 
 def swap_score(maps: Num[ArrayLike, " 2 *places"] | Nested, originals: Num[ArrayLike, " 2 *places"] | Nested,

@@ -329,7 +329,7 @@ def _windowed(a, b, n, axes):
     for axis in axes:
         parts_a, parts_b = _windows(a, n, axis), _windows(b, n, axis)
         a, b = parts_a.mean(0), parts_b.mean(0)
-        between = size * ((parts_a - a) * (parts_b - b)).sum(0)
+        between = size * ((parts_a - a[None]) * (parts_b - b[None])).sum(0)
         moment = between + (_windows(moment, n, axis).sum(0) if size > 1 else 0)
         size *= n
     return (a, b), moment / (size - 1)
