@@ -48,7 +48,7 @@ def keys_of(key: Array, count: int) -> Array:
     return jax.random.split(key, count)
 
 
-def check_one(x: Array) -> None:
+def check_one(x: Any) -> None:
     """Raises ValueError for what is not an array of floating-point numbers: a list, pixels of 0 to 255."""
     dtype = getattr(x, "dtype", None)
     if dtype is None:

@@ -3,12 +3,15 @@
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .extras import missing
 from .types import AnyArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["comparison", "explanations", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
 

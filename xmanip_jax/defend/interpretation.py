@@ -14,7 +14,8 @@ __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpre
 
 
 def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
-                          classes: tuple[Target, Target], *, key: Key[Array, ""] | None = None) -> Float[Array, ""]:
+                          classes: tuple[Target, Target] | Integer[Array, "2"], *,
+                          key: Key[Array, ""] | None = None) -> Float[Array, ""]:
     """(||I(x, t) - I(z, t)||_1 + ||I(x, s) - I(z, s)||_1) / 2 for the classes (t, s) (Boopathy et al. 2020).
 
     For complete maps (those of CAM sum to M times the logit, M cells) and s the prediction at z, it is at least
