@@ -28,11 +28,11 @@ from .types import (
     Explanation,
     Float,
     Heat,
-    Key,
     Model,
     Nested,
     Num,
     Objective,
+    RandomKey,
     Shaped,
     Target,
 )
@@ -60,7 +60,7 @@ def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain
     """
 
     def look(f: Model, preprocess: Callable[[Array], Array], pixels: Float[Array, "*shape"], label: Target,
-             key: Key[Array, ""] | None) -> View:
+             key: RandomKey | None) -> View:
         x = preprocess(pixels)
         map, logits = explain.with_logits(e)(f, x, label, key=key)
         here = channels if map.ndim == x.ndim else None if map.ndim < x.ndim else "auto"

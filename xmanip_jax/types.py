@@ -15,25 +15,25 @@ from jax.typing import ArrayLike
 from numpy import ndarray
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, Integer, Key, Num, Shaped
+    from jaxtyping import Bool, Float, Int, Integer, Key, Num, Shaped, UInt32
 
     from .attack import Changed, Manipulated, Progress, Sneaked
     from .objectives import View
     from .train import Training
 else:
     try:
-        from jaxtyping import Bool, Float, Int, Integer, Key, Num, Shaped
+        from jaxtyping import Bool, Float, Int, Integer, Key, Num, Shaped, UInt32
     except ModuleNotFoundError:
 
         class _Shapeless:
             def __class_getitem__(cls, array_and_shape):
                 return array_and_shape[0]
 
-        Bool = Float = Int = Integer = Key = Num = Shaped = _Shapeless
+        Bool = Float = Int = Integer = Key = Num = Shaped = UInt32 = _Shapeless
 
 __all__ = ["AnyArray", "Apply", "Array", "ArrayLike", "Bool", "Channels", "Constraint", "Example",
            "Explanation", "Float", "Heat", "Int", "Integer", "Key", "LargestChange", "Loss", "Manipulate",
-           "Model", "Nested", "Num", "Objective", "Penalty", "Release", "Rewrite", "Shaped", "Sneak",
+           "Model", "Nested", "Num", "Objective", "Penalty", "RandomKey", "Release", "Rewrite", "Shaped", "Sneak",
            "Target", "Traced", "Train", "Transfer"]
 
 # The axis of a map that is summed over in its heat map; None: every entry is a place; "auto": the last of three or more
@@ -48,6 +48,9 @@ AnyArray = Array | ndarray
 
 # An input, or its shape and type alone where nothing is computed.
 Example = ArrayLike | ShapeDtypeStruct
+
+# A key of jax.random, typed or as before it.
+RandomKey = Key[Array, ""] | UInt32[Array, "2"]
 
 # Numbers in lists, as jnp.asarray takes them: their shape is known when they are an array.
 Nested = Sequence[Any]
@@ -65,7 +68,7 @@ class Explanation(Protocol):
     """A map of one example, of its shape or one number for each place of a layer; key: of its noise, if any."""
 
     def __call__(self, f: Model, x: Float[Array, "*shape"], target: Target, /, *,
-                 key: Key[Array, ""] | None = None) -> Float[Array, "*map"]: ...
+                 key: RandomKey | None = None) -> Float[Array, "*map"]: ...
 
 
 @runtime_checkable
@@ -73,7 +76,7 @@ class Traced(Protocol):
     """An explanation in the form that returns (map, logits)."""
 
     def __call__(self, f: Model, x: Float[Array, "*shape"], target: Target, /, *,
-                 key: Key[Array, ""] | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]: ...
+                 key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]: ...
 
 
 @runtime_checkable
@@ -116,7 +119,7 @@ class Penalty(Protocol):
     """What a defence adds to the training loss, of one example and its label."""
 
     def __call__(self, apply: Apply, params: Any, state: Any, x: Float[Array, "*shape"], y: Integer[ArrayLike, ""],
-                 key: Key[Array, ""] | None = None, /) -> Float[Array, ""]: ...
+                 key: RandomKey | None = None, /) -> Float[Array, ""]: ...
 
 
 @runtime_checkable
@@ -134,7 +137,7 @@ class Manipulate(Protocol):
     """An attack towards a goal, on a batch: see `attack.manipulation`."""
 
     def __call__(self, model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, goal: Any = None, *,
-                 labels: Integer[ArrayLike, " b"] | Nested | None = None, key: Key[Array, ""],
+                 labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
                  callback: "Callable[[Progress], None] | None" = None) -> "Manipulated": ...
 
 
@@ -143,7 +146,7 @@ class LargestChange(Protocol):
     """A search for the largest change of an explanation, on a batch: see `attack.largest_change`."""
 
     def __call__(self, model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-                 labels: Integer[ArrayLike, " b"] | Nested | None = None, key: Key[Array, ""]) -> "Changed": ...
+                 labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> "Changed": ...
 
 
 @runtime_checkable
@@ -151,7 +154,7 @@ class Transfer(Protocol):
     """The verdict of one network on what was found on another: see `attack.transfer`."""
 
     def __call__(self, model: Model, found: "Changed", *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
-                 key: Key[Array, ""]) -> "Changed": ...
+                 key: RandomKey) -> "Changed": ...
 
 
 @runtime_checkable
@@ -159,7 +162,7 @@ class Release(Protocol):
     """Undo what a sparse attack does not need: see `attack.release_pixels`."""
 
     def __call__(self, model: Model, result: "Manipulated", *, labels: Integer[ArrayLike, " b"] | Nested | None,
-                 key: Key[Array, ""]) -> "Manipulated": ...
+                 key: RandomKey) -> "Manipulated": ...
 
 
 @runtime_checkable
@@ -168,7 +171,7 @@ class Sneak(Protocol):
 
     def __call__(self, model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested,
                  targets: Integer[ArrayLike, " b"] | Nested, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
-                 key: Key[Array, ""] | None = None) -> "Sneaked": ...
+                 key: RandomKey | None = None) -> "Sneaked": ...
 
 
 @runtime_checkable

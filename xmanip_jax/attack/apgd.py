@@ -19,10 +19,10 @@ from ..types import (
     Float,
     Heat,
     Integer,
-    Key,
     LargestChange,
     Model,
     Nested,
+    RandomKey,
 )
 from .best import Best, better
 from .change import Changed, Distance, Search, asked, correlation_lost, draw, margin, score, searching
@@ -68,7 +68,7 @@ class Climb(NamedTuple):
     zero_gradient: Array  # steps without gradient
 
 
-def begin(s: Search, surrogate: smooth.Surrogate, network: Lifted, clean: View, key: Key[Array, ""],
+def begin(s: Search, surrogate: smooth.Surrogate, network: Lifted, clean: View, key: RandomKey,
           r: Array) -> tuple[Any, Climb]:
     """(settings of the surrogate, a random start within epsilon)."""
     noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -s.epsilon, s.epsilon)
@@ -192,7 +192,7 @@ def largest_change(
     run = searching(search, devices)
 
     def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: Key[Array, ""]) -> Changed:
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
         return run(restart, model, pixels, labels, key, epsilon)
 
     return found

@@ -20,9 +20,9 @@ from ..types import (
     Float,
     Heat,
     Integer,
-    Key,
     Model,
     Nested,
+    RandomKey,
     Transfer,
 )
 from . import checks
@@ -75,7 +75,7 @@ def score(now: View, clean: View, distance: Distance) -> Array:
     return jnp.where(same_prediction(now, clean, None), jnp.where(jnp.isnan(change), 0, change), lost)
 
 
-def draw(key: Key[Array, ""], purpose: int, i: Integer[ArrayLike, ""]) -> Key[Array, ""]:
+def draw(key: RandomKey, purpose: int, i: Integer[ArrayLike, ""]) -> RandomKey:
     """A key of its own for every purpose and every i; `key` itself is that of the verdicts."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), i)
 
@@ -167,7 +167,7 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
         return Best(now, score(now, clean, distance))
 
     def judge(model: Model, found: Changed, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
-              key: Key[Array, ""]) -> Changed:
+              key: RandomKey) -> Changed:
         def restart(network, clean, labels, keys, r):
             now = judged(network, found.pixels, clean, labels, keys)
             check_finite(now.view, "the changed image")

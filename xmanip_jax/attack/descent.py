@@ -23,11 +23,11 @@ from ..types import (
     Heat,
     Int,
     Integer,
-    Key,
     Manipulate,
     Model,
     Nested,
     Objective,
+    RandomKey,
 )
 from . import checks
 from . import constraint as constraints
@@ -104,7 +104,7 @@ class State(NamedTuple):
 
 
 def begin(p: Problem, network: Lifted, pixels: Float[Array, "*shape"], goal: Any, label: Array,
-          key: Key[Array, ""]) -> tuple[Case, Best]:
+          key: RandomKey) -> tuple[Case, Best]:
     """The image before any step, which is the first candidate for the best."""
     settings = p.surrogate.fit(network.model, network.preprocess(pixels))
     clean = p.judge(*network, pixels, label, key)
@@ -223,7 +223,7 @@ def manipulation(
     stepped, verdict = (over(f, None, 0, 0, None, donate_argnums=1) for f in (step, judge))
 
     def manipulate(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, goal: Any = None, *,
-                   labels: Integer[ArrayLike, " b"] | Nested | None = None, key: Key[Array, ""],
+                   labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
                    callback: Callable[[Progress], None] | None = None) -> Manipulated:
         network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal,
                                                         devices=devices)

@@ -20,9 +20,9 @@ from ..types import (
     Explanation,
     Float,
     Integer,
-    Key,
     Model,
     Nested,
+    RandomKey,
     Sneak,
 )
 from . import checks
@@ -140,7 +140,7 @@ def sneaking(
 
     def sneak(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested,
               targets: Integer[ArrayLike, " b"] | Nested, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
-              key: Key[Array, ""] | None = None) -> Sneaked:
+              key: RandomKey | None = None) -> Sneaked:
         network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels,
                                                 devices=devices)
         keys = None if key is None else keys_of(key, len(x))

@@ -24,9 +24,9 @@ from ..types import (
     Explanation,
     Heat,
     Integer,
-    Key,
     Model,
     Nested,
+    RandomKey,
     Release,
 )
 from . import checks
@@ -95,7 +95,7 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
     def release(model: Model, result: Manipulated, *, labels: Integer[ArrayLike, " b"] | Nested | None,
-                key: Key[Array, ""]) -> Manipulated:
+                key: RandomKey) -> Manipulated:
         network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels, devices=devices)
         check_finite(View(result.pixels, result.heatmap, result.logits), "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(

@@ -20,10 +20,10 @@ from ..types import (
     Float,
     Heat,
     Integer,
-    Key,
     LargestChange,
     Model,
     Nested,
+    RandomKey,
 )
 from .best import Best, better
 from .change import Changed, Distance, Search, asked, correlation_lost, draw, score, searching
@@ -116,7 +116,7 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
         return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
     def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: Key[Array, ""]) -> Changed:
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
         return run(restart, model, pixels, labels, key, epsilon)
 
     return found

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from .. import explain
 from ..train.ascent import Ascent, ascend, noise_of
 from ..train.loss import alignment, cross_entropy, penalty
-from ..types import Array, ArrayLike, Explanation, Float, Integer, Key, Model, Penalty, Target
+from ..types import Array, ArrayLike, Explanation, Float, Integer, Model, Penalty, RandomKey, Target
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
 
 
 def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
                           classes: tuple[Target, Target] | Integer[Array, "2"], *,
-                          key: Key[Array, ""] | None = None) -> Float[Array, ""]:
+                          key: RandomKey | None = None) -> Float[Array, ""]:
     """(||I(x, t) - I(z, t)||_1 + ||I(x, s) - I(z, s)||_1) / 2 for the classes (t, s) (Boopathy et al. 2020).
 
     For complete maps (those of CAM sum to M times the logit, M cells) and s the prediction at z, it is at least
@@ -34,7 +34,7 @@ def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z
 
 def discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
                 y: Integer[ArrayLike, ""], *, one_class: bool = False,
-                key: Key[Array, ""] | None = None) -> Float[Array, ""]:
+                key: RandomKey | None = None) -> Float[Array, ""]:
     """What interpretability-aware training penalises: the change of the label's map, and of the others' by their share.
 
     ||I(x, y) - I(z, y)||_1 + sum over i != y of w_i ||I(x, i) - I(z, i)||_1, w the probabilities at z without y,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..arguments import check_key, check_one, model_error
-from ..types import AnyArray, Array, Explanation, Float, Key, Model, Target, Traced
+from ..types import AnyArray, Array, Explanation, Float, Model, RandomKey, Target, Traced
 
 __all__ = ["check_logits", "explanation", "select", "with_logits"]
 
@@ -22,7 +22,7 @@ def explanation(core: Traced) -> Explanation:
     """
 
     def with_logits(f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
-                    key: Key[Array, ""] | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]:
+                    key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]:
         check_one(x)
         if key is not None:
             check_key(key)
@@ -34,7 +34,7 @@ def explanation(core: Traced) -> Explanation:
             raise
 
     def explain(f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
-                key: Key[Array, ""] | None = None) -> Float[Array, "*map"]:
+                key: RandomKey | None = None) -> Float[Array, "*map"]:
         return with_logits(f, x, target, key=key)[0]
 
     explain.with_logits = with_logits  # type: ignore[attr-defined]

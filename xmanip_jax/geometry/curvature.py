@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import repeat
-from ..types import Array, Bool, Float, Key
+from ..types import Array, Bool, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -26,7 +26,7 @@ class Curvature(NamedTuple):
 
 
 def normalised_curvature(g: Callable[[Any], Float[Array, ""]], x: Any, *, steps: int = 20, eps: float = 1e-6,
-                         tolerance: float = 1e-2, key: Key[Array, ""] | None = None) -> Curvature:
+                         tolerance: float = 1e-2, key: RandomKey | None = None) -> Curvature:
     """||H||_2 / (||grad g|| + eps) at `x`, by power iteration (Srinivas et al. 2022, LCNN, section 3).
 
     The released code estimates ||H||_2 by |u^T H u|, which goes to anything, even 0, where eigenvalues of opposite

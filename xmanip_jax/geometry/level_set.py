@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..arguments import check_count
 from ..numerics import over_chunks, repeat
-from ..types import Array, ArrayLike, Bool, Float, Key, Num
+from ..types import Array, ArrayLike, Bool, Float, Num, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 from .spectrum import Eigenpairs, lanczos
@@ -23,7 +23,7 @@ __all__ = ["Path", "Projection", "all_principal_curvatures", "level_set_path", "
 
 
 def principal_curvatures(g: Callable[[Any], Array], x: Any, k: int, *, steps: int | None = None,
-                         tolerance: float = 1e-3, key: Key[Array, ""] | None = None) -> Eigenpairs:
+                         tolerance: float = 1e-3, key: RandomKey | None = None) -> Eigenpairs:
     """The k principal curvatures of the level set of `g` through `x` that are largest in magnitude; unit 1 / x.
 
     The eigenpairs of -(P H P) / ||grad g|| on the tangent space, P = 1 - n n^T, n = grad g / ||grad g|| (Dombrowski et

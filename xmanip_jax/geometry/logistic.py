@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from ..arguments import check_count, check_positive
-from ..types import Array, ArrayLike, Float, Key, Num
+from ..types import Array, ArrayLike, Float, Num, RandomKey
 
 __all__ = ["logistic_noise"]
 
 
-def logistic_noise(direction: Float[ArrayLike, "*shape"], beta: Num[ArrayLike, ""], *, key: Key[Array, ""],
+def logistic_noise(direction: Float[ArrayLike, "*shape"], beta: Num[ArrayLike, ""], *, key: RandomKey,
                    samples: int) -> Float[Array, " samples *shape"]:
     """Float[samples, ...]: noise along `direction` whose length is logistic with scale 1 / beta.
 

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from ..arguments import check_count, check_positive, keys_of
 from ..explain.heatmap import saliency
 from ..numerics import over_chunks
-from ..types import Array, Explanation, Float, Key, Model, Target
+from ..types import Array, Explanation, Float, Model, RandomKey, Target
 from .norms import Estimate
 
 __all__ = ["lipschitz_estimate", "thickness"]
 
 
 def thickness(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, k: int, *,
-              key: Key[Array, ""], radius: float, samples: int = 32, points: int = 8,
+              key: RandomKey, radius: float, samples: int = 32, points: int = 8,
               chunk: int | None = None) -> Estimate:
     """The top-k thickness of an explanation (Chen et al. 2024, R2ET): how much of the way the ranking survives.
 
@@ -55,7 +55,7 @@ def thickness(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Targe
 
 
 def lipschitz_estimate(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, *,
-                       key: Key[Array, ""], radius: float, samples: int = 64,
+                       key: RandomKey, radius: float, samples: int = 64,
                        chunk: int | None = None) -> Float[Array, ""]:
     """max ||e(x') - e(x)|| / ||x' - x|| over random x' within `radius` in each coordinate.
 

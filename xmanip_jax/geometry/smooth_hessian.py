@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..arguments import check_count, check_positive, keys_of
 from ..numerics import over_chunks
-from ..types import Array, Float, Key
+from ..types import Array, Float, RandomKey
 from .flat import flatten, like
 
 __all__ = ["SmoothHessian", "SmoothPairs", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp"]
@@ -31,7 +31,7 @@ class SmoothHessian(NamedTuple):
     gradient: Any
 
 
-def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Key[Array, ""], samples: int = 1000, sigma: float,
+def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: RandomKey, samples: int = 1000, sigma: float,
                    chunk: int | None = None) -> SmoothHessian:
     """The Hessian of E[g(x + sigma u)] at `x`, estimated without bias from `samples` pairs; unit g / x^2.
 
@@ -65,7 +65,7 @@ def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Key[Array, ""], sa
     return SmoothHessian(hessian / sigma, error / sigma, unravel(mean / samples))
 
 
-def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: Key[Array, ""], samples: int = 1000, sigma: float,
+def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: RandomKey, samples: int = 1000, sigma: float,
                chunk: int | None = None) -> Any:
     """`smooth_hessian(...).hessian` times `v`, in the shape of x, without the matrix: memory chunk * d.
 
@@ -92,7 +92,7 @@ class SmoothPairs(NamedTuple):
     gradient: Any
 
 
-def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: Key[Array, ""], samples: int = 100,
+def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: RandomKey, samples: int = 100,
                       sigma: float, chunk: int | None = None) -> SmoothPairs:
     """The k largest eigenpairs of `smooth_hessian(...).hessian`, exactly, without the matrix.
 

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike, Channels, Float, Integer, Key, Model, Nested, Num
+from ..types import Array, ArrayLike, Channels, Float, Integer, Model, Nested, Num, RandomKey
 from .places import along_channels, channel_axis, over_channels
 
 __all__ = ["aopc", "pixel_flipping"]
 
 
 def pixel_flipping(f: Model, x: Float[Array, "*shape"], target: Integer[ArrayLike, ""],
-                   map: Num[ArrayLike, "*places"] | Nested, *, key: Key[Array, ""], grid: int | None = None,
+                   map: Num[ArrayLike, "*places"] | Nested, *, key: RandomKey, grid: int | None = None,
                    noise: float = 0.3, steps: int | None = None, channels: Channels = "auto",
                    ) -> Float[Array, " n"]:
     """Float[steps + 1]: the target's logit after 0, 1, ... cells of x, in the order of the map, became noise.

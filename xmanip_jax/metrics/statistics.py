@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..types import Array, ArrayLike, Key, Nested, Num
+from ..types import ArrayLike, Nested, Num, RandomKey
 
 __all__ = ["Interval", "Summary", "bootstrap_interval", "summarise"]
 
@@ -29,7 +29,7 @@ class Summary(NamedTuple):
     undefined: int
 
 
-def bootstrap_interval(values: Num[ArrayLike, " n"] | Nested, *, key: Key[Array, ""],
+def bootstrap_interval(values: Num[ArrayLike, " n"] | Nested, *, key: RandomKey,
                        statistic: Callable[..., ArrayLike] = np.median,
                        confidence: float = 0.95, resamples: int = 2000) -> Interval:
     """The percentile bootstrap interval of a statistic (Efron 1979), samples being drawn with replacement.
@@ -63,7 +63,7 @@ def bootstrap_interval(values: Num[ArrayLike, " n"] | Nested, *, key: Key[Array,
     return Interval(*(float(x) for x in (statistic(v, axis=-1), *ends)))
 
 
-def summarise(values: Mapping[str, Num[ArrayLike, " n"] | Nested], *, key: Key[Array, ""],
+def summarise(values: Mapping[str, Num[ArrayLike, " n"] | Nested], *, key: RandomKey,
               **options: Any) -> dict[str, Summary]:
     """`bootstrap_interval` of every measure in a dict, ready to be written down.
 

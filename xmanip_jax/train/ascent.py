@@ -9,7 +9,7 @@ import numpy as np
 
 from ..certify.intervals import Box
 from ..numerics import epsilon, repeat
-from ..types import Array, ArrayLike, Float, Key, Num, Penalty
+from ..types import Array, ArrayLike, Float, Num, Penalty, RandomKey
 from .loss import of_x
 
 __all__ = ["Ascent", "ascend", "check_units", "noise_of", "sign_step"]
@@ -49,7 +49,7 @@ def sign_step(objective: Callable[[Array], Array], x: Float[Array, "*shape"], bo
 
 
 def ascend(objective: Callable[[Array], Array], x: Float[Array, "*shape"], a: Ascent, *,
-           key: Key[Array, ""] | None = None) -> Float[Array, "*shape"]:
+           key: RandomKey | None = None) -> Float[Array, "*shape"]:
     """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
     2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive, unrolled
@@ -73,7 +73,7 @@ def ascend(objective: Callable[[Array], Array], x: Float[Array, "*shape"], a: As
     return jax.lax.stop_gradient(repeat(move, jnp.clip(x + start, *box), a.steps))
 
 
-def noise_of(key: Key[Array, ""] | None) -> Key[Array, ""] | None:
+def noise_of(key: RandomKey | None) -> RandomKey | None:
     """The key of an explanation beside an ascent whose start `key` draws; None, for a deterministic one, stays None."""
     return None if key is None else jax.random.fold_in(key, 2**31 - 1)  # a count that no draw of x reaches
 
