@@ -34,8 +34,9 @@ docs: $(VENV)/ready   ## the pages as a site, in site/: open site/index.html
 mutants: $(VENV)/ready   ## do the tests notice single errors in the library? an hour, resumable; writes docs/mutants.md
 	$(RUN) benchmarks/mutants.py $(MUTANTS)
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready   ## style and types
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 clean:
 	rm -rf $(VENV) runs site

@@ -11,6 +11,13 @@ os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+try:
+    from annotations import check_annotations
+    check_annotations()
+    CHECKED = "annotations are checked"
+except ModuleNotFoundError as error:
+    CHECKED = f"ANNOTATIONS ARE NOT CHECKED: {error}"
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_default_matmul_precision", "float32")
 
@@ -20,6 +27,20 @@ def x64():
     """Double precision inside one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def strict():
+    """Arrays meet arrays of their own rank and type, or numbers: what the library broadcasts or casts, it says.
+
+    For files whose models keep to that too; those of other hands broadcast their biases.
+    """
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def pytest_report_header():
+    return CHECKED
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,7 +28,7 @@ def check_count(**counts: int) -> None:
 def check_positive(**values: ArrayLike) -> None:
     """Raises ValueError naming the value that is known and not positive."""
     for name, value in values.items():
-        if not isinstance(value, jax.core.Tracer) and not value > 0:
+        if not isinstance(value, jax.core.Tracer) and not value > 0:  # type: ignore[operator]
             raise ValueError(f"{name} is positive, got {value}")
 
 
@@ -48,7 +48,7 @@ def keys_of(key: Array, count: int) -> Array:
     return jax.random.split(key, count)
 
 
-def check_one(x: Array) -> None:
+def check_one(x: Any) -> None:
     """Raises ValueError for what is not an array of floating-point numbers: a list, pixels of 0 to 255."""
     dtype = getattr(x, "dtype", None)
     if dtype is None:

@@ -49,11 +49,11 @@ def save(path: str | os.PathLike, tree: Any, *, overwrite: bool = False) -> None
     {'key': Array((), dtype=key<fry>) overlaying:
     [0 1], 'w': array([1., 1.])}
     """
-    path, packed = _absolute(path), _pack(tree)
-    if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} is there already; pass overwrite=True to replace it")
-    if path.exists():
-        _replace(path, packed)
+    target, packed = _absolute(path), _pack(tree)
+    if target.exists() and not overwrite:
+        raise CheckpointError(f"{target} is there already; pass overwrite=True to replace it")
+    if target.exists():
+        _replace(target, packed)
     else:
         _write(path, packed)
     _remove_leftovers(path)
@@ -102,13 +102,13 @@ def save_step(folder: str | os.PathLike, step: int, tree: Any, *, keep: int = 2)
     """
     if keep < 1 or step < 0:
         raise ValueError(f"steps count from 0 and at least one is kept, got step {step} and keep={keep}")
-    folder, latest = _absolute(folder), latest_step(folder)
+    root, latest = _absolute(folder), latest_step(folder)
     if latest is not None and step <= latest:
-        raise CheckpointError(f"{folder}: step {step} is not after the latest, {latest}")
-    shutil.rmtree(folder / str(step), ignore_errors=True)  # an incomplete copy
-    save(folder / str(step), tree)
-    for old in _steps(folder)[:-keep]:
-        shutil.rmtree(folder / str(old))
+        raise CheckpointError(f"{root}: step {step} is not after the latest, {latest}")
+    shutil.rmtree(root / str(step), ignore_errors=True)  # an incomplete copy
+    save(root / str(step), tree)
+    for old in _steps(root)[:-keep]:
+        shutil.rmtree(root / str(old))
 
 
 def latest_step(folder: str | os.PathLike) -> int | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from .types import Array, ArrayLike
+from .types import Array, ArrayLike, Float, Num
 
 __all__ = ["Window", "centred_softplus", "soft_max_pool", "softplus_beta", "softplus_beta6"]
 
@@ -50,7 +50,7 @@ def _sigmoid(z):
 
 
 @jax.jit
-def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
+def softplus_beta(z: Num[ArrayLike, "..."], beta: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """ln(1 + exp(beta z)) / beta, elementwise; tends to relu(z) as beta grows. beta > 0, broadcast against z.
 
     Differentiable to any order in z and beta. In float32 its derivatives are accurate to 1e-7 absolutely (times beta
@@ -63,7 +63,7 @@ def softplus_beta(z: ArrayLike, beta: ArrayLike) -> Array:
 
 
 @jax.jit
-def softplus_beta6(z: ArrayLike, beta: ArrayLike) -> Array:
+def softplus_beta6(z: Num[ArrayLike, "..."], beta: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """The smooth relu6: softplus_beta(z) - softplus_beta(z - 6), within ln 2 / beta of min(max(z, 0), 6).
 
     >>> import jax.numpy as jnp
@@ -106,7 +106,7 @@ _EXCESS = np.array(_excess_series(17))
 
 
 @jax.jit
-def centred_softplus(z: ArrayLike, beta: ArrayLike) -> Array:
+def centred_softplus(z: Num[ArrayLike, "..."], beta: Num[ArrayLike, "..."]) -> Float[Array, "..."]:
     """ln((1 + exp(beta z)) / 2) / beta: 0 at 0; tends to relu(z) as beta grows and to z / 2 as it falls to 0.
 
     Unlike softplus_beta it stays finite for a small beta, which can therefore be trained (LCNN, Srinivas et al. 2022):
@@ -121,7 +121,7 @@ def centred_softplus(z: ArrayLike, beta: ArrayLike) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="window")
-def soft_max_pool(z: ArrayLike, beta: ArrayLike, window: Window) -> Array:
+def soft_max_pool(z: Float[ArrayLike, "..."], beta: Num[ArrayLike, ""], window: Window) -> Float[Array, "..."]:
     """ln(sum exp(beta z)) / beta over each window: the smooth max-pooling, above the hard one by at most ln(n) / beta.
 
     Args:

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from .arguments import check_count
 from .metrics.places import wide
 from .rewrite.jaxprs import convolves
-from .types import Array, ArrayLike
+from .types import Array, Shaped
 
 __all__ = ["epsilon", "mean_over", "over_chunks", "repeat"]
 
 
-def epsilon(v: Array) -> float:
+def epsilon(v: Array | jax.ShapeDtypeStruct) -> float:
     """The distance from 1 to the next number of v's type."""
     return float(jnp.finfo(v.dtype).eps)
 
 
-def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None):
+def mean_over(g: Callable[[Any], Any], points: Any, n: int, chunk: int | None) -> Any:
     """The mean of g over n points: all at once (chunk None), or chunk by chunk with the inner values recomputed.
 
     Recomputing makes memory independent of n; an attack through the map then costs 6 forward passes a point, not 4.
@@ -41,7 +41,8 @@ def mean_over(g: Callable[[ArrayLike], Array], points, n: int, chunk: int | None
     return jax.tree.map(lambda v: v / n, total)
 
 
-def over_chunks(part: Callable[[Array], Any], keys: Array, chunk: int | None, *, add: bool = False):
+def over_chunks(part: Callable[[Array], Any], keys: Shaped[Array, " n *shape"], chunk: int | None, *,
+                add: bool = False) -> Any:
     """part(keys[c]) -> tree, for chunks of the keys: concatenated along the first axes, or added up.
 
     An unrolled loop on CPU, where convolutions in a loop primitive are slow; a scan elsewhere.

@@ -8,8 +8,10 @@ resolution and every number of classes: heat maps sum to 1 and their mean square
 al. 2019 weigh mean squared errors by 1e11 and 1e6 on ImageNet (here 1 and 25), by 1e7 and 1e2 on CIFAR-10 (1 and 1).
 """
 
+import functools
+import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,23 @@ import jax.numpy as jnp
 from . import explain
 from .metrics import kl_divergence
 from .metrics.fooling import leading
-from .types import Array, ArrayLike, Channels, Explanation, Heat, Objective
+from .types import (
+    AnyArray,
+    Array,
+    ArrayLike,
+    Bool,
+    Channels,
+    Explanation,
+    Float,
+    Heat,
+    Model,
+    Nested,
+    Num,
+    Objective,
+    RandomKey,
+    Shaped,
+    Target,
+)
 
 __all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "mass_center", "match_map",
            "move_mass_center", "raise_region", "same_prediction", "scale_free", "squares", "top_k_hidden", "viewing",
@@ -27,9 +45,9 @@ __all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabiliti
 class View(NamedTuple):
     """One image, or another input, as a model and an explanation see it."""
 
-    pixels: Array  # Float[h, w, c] in [0, 1]
-    heatmap: Array  # Float[h', w'], sums to 1: one value for each place
-    logits: Array  # Float[classes]
+    pixels: Float[Array, "*shape"]  # in [0, 1]
+    heatmap: Float[Array, "*places"]  # sums to 1: one value for each place
+    logits: Float[Array, " classes"]
 
 
 def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain.heatmap) -> Callable[..., View]:
@@ -47,7 +65,8 @@ def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain
     Array([0., 1.], dtype=float32)
     """
 
-    def look(f, preprocess, pixels, label, key):
+    def look(f: Model, preprocess: Callable[[Array], Array], pixels: Float[Array, "*shape"], label: Target,
+             key: RandomKey | None) -> View:
         x = preprocess(pixels)
         map, logits = explain.with_logits(e)(f, x, label, key=key)
         here = channels if map.ndim == x.ndim else None if map.ndim < x.ndim else "auto"
@@ -66,10 +85,10 @@ def weighted(*terms: tuple[float, Objective]) -> Objective:
     """
     if not terms:
         raise ValueError("an objective needs at least one (weight, term)")
-    return lambda now, clean, goal: sum(weight * term(now, clean, goal) for weight, term in terms)
+    return lambda now, clean, goal: functools.reduce(operator.add, (w * term(now, clean, goal) for w, term in terms))
 
 
-def squares(a: Array, b: Array) -> Array:
+def squares(a: Num[AnyArray, "*shape"], b: Num[AnyArray, "*shape"]) -> Float[Array, ""]:
     """The sum of the squared differences.
 
     >>> import jax.numpy as jnp
@@ -80,7 +99,7 @@ def squares(a: Array, b: Array) -> Array:
     return jnp.sum((a - b) ** 2)
 
 
-def scale_free(heatmap: Array, goal: Array) -> Array:
+def scale_free(heatmap: Num[AnyArray, "*places"], goal: Num[AnyArray, "*places"]) -> Float[Array, ""]:
     """N^2 * mean squared error of two heat maps of N places that sum to 1.
 
     >>> import jax.numpy as jnp
@@ -182,7 +201,7 @@ def move_mass_center(shift: Callable[[Array], Array] = jnp.square) -> Objective:
     return lambda now, clean, goal: -shift(mass_center(now.heatmap) - mass_center(clean.heatmap)).sum()
 
 
-def raise_region(mask: ArrayLike) -> Objective:
+def raise_region(mask: Shaped[ArrayLike, "*places"] | Nested) -> Objective:
     """Minus the mass inside a region, mask: Bool[h', w'], as the heat map (Ghorbani et al. 2019, targeted attack).
 
     >>> import jax.numpy as jnp
@@ -203,7 +222,7 @@ def raise_region(mask: ArrayLike) -> Objective:
     return term
 
 
-def same_prediction(now: View, clean: View, goal) -> Array:
+def same_prediction(now: View, clean: View, goal: Any) -> Bool[Array, ""]:
     """Whether the predicted class is that of the clean image: the driver's rule for keeping an iterate.
 
     >>> import jax.numpy as jnp
@@ -215,7 +234,7 @@ def same_prediction(now: View, clean: View, goal) -> Array:
     return now.logits.argmax() == clean.logits.argmax()
 
 
-def top_k_hidden(k: int) -> Callable[[View, View, Array], Array]:
+def top_k_hidden(k: int) -> Callable[[View, View, Any], Bool[Array, ""]]:
     """A stopping rule: none of the k leading pixels of the clean heat map leads the current one.
 
     >>> import jax.numpy as jnp
@@ -227,7 +246,7 @@ def top_k_hidden(k: int) -> Callable[[View, View, Array], Array]:
     return lambda now, clean, goal: ~jnp.isin(leading(now.heatmap, k), leading(clean.heatmap, k)).any()
 
 
-def mass_center(heatmap: Array) -> Array:
+def mass_center(heatmap: Float[AnyArray, "*places"]) -> Float[Array, " axes"]:
     """Float[axes]: the centre of a heat map that sums to 1, in pixels, one coordinate for each axis; of zeros, 0.
 
     >>> import jax.numpy as jnp

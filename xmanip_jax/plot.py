@@ -3,12 +3,15 @@
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .extras import missing
-from .types import ArrayLike
+from .types import AnyArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["comparison", "explanations", "gallery", "manipulation", "manipulations", "save", "scatter", "sweep"]
 
@@ -19,8 +22,8 @@ _OPAQUE = 0.85  # of a map over its photograph, where it is largest
 _LEAST = 1e-12  # where colours end, for what is 0 everywhere
 
 
-def explanations(image: ArrayLike, maps: Mapping[str, ArrayLike], *, overlay: bool = False, signed: bool = False,
-                 scale: Scale = "own"):
+def explanations(image: AnyArray, maps: Mapping[str, AnyArray], *, overlay: bool = False, signed: bool = False,
+                 scale: Scale = "own") -> "Figure":
     """One photograph and its explanations, side by side, each with a colour bar.
 
     Args:
@@ -48,8 +51,8 @@ def explanations(image: ArrayLike, maps: Mapping[str, ArrayLike], *, overlay: bo
                    side=2.6)
 
 
-def manipulation(arrays: Mapping[str, ArrayLike], index: int = 0, *, caption: Mapping[str, str] | None = None,
-                 amplify: float | None = None, overlay: bool = False, scale: Scale = "own"):
+def manipulation(arrays: Mapping[str, AnyArray], index: int = 0, *, caption: Mapping[str, str] | None = None,
+                 amplify: float | None = None, overlay: bool = False, scale: Scale = "own") -> "Figure":
     """One manipulated image: original, manipulated and target with their heat maps, and the amplified difference.
 
     Args:
@@ -84,8 +87,8 @@ def manipulation(arrays: Mapping[str, ArrayLike], index: int = 0, *, caption: Ma
     return figure
 
 
-def manipulations(arrays: Mapping[str, ArrayLike], indices: Sequence[int] | None = None, *,
-                  labels: Sequence[str] | None = None, overlay: bool = False, scale: Scale = "own"):
+def manipulations(arrays: Mapping[str, AnyArray], indices: Sequence[int] | None = None, *,
+                  labels: Sequence[str] | None = None, overlay: bool = False, scale: Scale = "own") -> "Figure":
     """Several manipulated images, a row each: original, manipulated and target, each followed by its heat map.
 
     Args:
@@ -95,10 +98,10 @@ def manipulations(arrays: Mapping[str, ArrayLike], indices: Sequence[int] | None
 
     Returns a matplotlib Figure.
     """
-    indices = range(min(6, len(arrays["x"]))) if indices is None else indices
+    chosen = range(min(6, len(arrays["x"]))) if indices is None else indices
     pairs = [("x", "map_original"), ("x_adv", "map_adv"), ("x_target", "map_target")]
     rows = {}
-    for i in indices:
+    for i in chosen:
         beside = [(np.asarray(arrays[image][i]), np.asarray(arrays[map][i])) for image, map in pairs]
         rows[f"{i}: {labels[i]}" if labels else str(i)] = [
             panel for image, map in beside for panel in (image, (image, map) if overlay else map)]
@@ -106,7 +109,7 @@ def manipulations(arrays: Mapping[str, ArrayLike], indices: Sequence[int] | None
 
 
 def gallery(rows: Mapping[str, Sequence], titles: Sequence[str], *, notes: Mapping[str, Sequence[str]] | None = None,
-            scale: Scale = "shared", signed: bool = False, bars: bool = False, side: float = 1.7):
+            scale: Scale = "shared", signed: bool = False, bars: bool = False, side: float = 1.7) -> "Figure":
     """A grid of photographs and heat maps: a row for each explanation of one photograph, say.
 
     Args:
@@ -144,8 +147,8 @@ def gallery(rows: Mapping[str, Sequence], titles: Sequence[str], *, notes: Mappi
     return figure
 
 
-def comparison(numbers: Mapping[str, Mapping[str, ArrayLike]], measures: Mapping[str, str], *,
-               log: Collection[str] = (), columns: int = 3):
+def comparison(numbers: Mapping[str, Mapping[str, AnyArray]], measures: Mapping[str, str], *,
+               log: Collection[str] = (), columns: int = 3) -> "Figure":
     """Box plots, a panel for each measure and a box for each group, as Dombrowski et al. 2019 show theirs (figure 3).
 
     Boxes reach from the 25th to the 75th percentile, whiskers from the 10th to the 90th, the line is the median.
@@ -178,7 +181,7 @@ def comparison(numbers: Mapping[str, Mapping[str, ArrayLike]], measures: Mapping
 
 
 def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, float, float]]]], *, xlabel: str,
-          ylabel: str, columns: int = 3):
+          ylabel: str, columns: int = 3) -> "Figure":
     """Curves with bands over a positive parameter, and reference points beside them: a panel for each group.
 
     Args:
@@ -211,7 +214,7 @@ def sweep(panels: Mapping[str, Mapping[str, Mapping[float | str, tuple[float, fl
 
 
 def scatter(panels: Mapping[str, Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]]], *,
-            xlabel: str, ylabel: str):
+            xlabel: str, ylabel: str) -> "Figure":
     """Named points with intervals in both directions, a panel beside the other; the same name has the same colour.
 
     panels: {title: {name: (x, y)}}, x and y each (value, low, high).
@@ -238,7 +241,7 @@ def scatter(panels: Mapping[str, Mapping[str, tuple[tuple[float, float, float], 
     return figure
 
 
-def save(figure, path: Path, *, dpi: int = 110) -> None:
+def save(figure: "Figure", path: Path, *, dpi: int = 110) -> None:
     """Write a figure and release its memory."""
     figure.savefig(path, dpi=dpi, bbox_inches="tight", facecolor="white")
     figure.clear()

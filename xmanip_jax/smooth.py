@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from . import rewrite
 from .nonlinearities import centred_softplus, soft_max_pool, softplus_beta, softplus_beta6
 from .rewrite.known import KNOWN
-from .types import Array, ArrayLike, Model
+from .types import AnyArray, Array, ArrayLike, Example, Float, Model, Num, Shaped
 
 __all__ = ["Surrogate", "absolute", "activation_scales", "centred_softplus", "kinks", "none", "relative",
            "soft_max_pool", "softplus", "softplus_beta", "softplus_beta6"]
 
 
-def softplus(f: Model, beta: ArrayLike, *, max_pool: bool = False) -> Model:
+def softplus(f: Model, beta: Num[ArrayLike, ""] | Num[ArrayLike, " calls"], *, max_pool: bool = False) -> Model:
     """`f` with softplus_beta in place of every kink: relu, relu6, leaky relu, elu, selu, clip, |.| and their kind.
 
     Each activation is recognised by what it computes, however it is written; smooth ones stay as they are. A function
@@ -64,7 +64,7 @@ def _kinds(max_pool):
     return (*rewrite.ACTIVATIONS, "max_pool") if max_pool else rewrite.ACTIVATIONS
 
 
-def kinks(f: Model, x: Array, *, max_pool: bool = False) -> int:
+def kinks(f: Model, x: Shaped[Example, "*shape"], *, max_pool: bool = False) -> int:
     """How many calls `softplus` replaces in `f` at inputs shaped like x; 0 for a smooth model.
 
     >>> import jax
@@ -75,7 +75,7 @@ def kinks(f: Model, x: Array, *, max_pool: bool = False) -> int:
     return sum(contents.activations.get(kind, 0) for kind in rewrite.ACTIVATIONS) + max_pool * contents.max_pools
 
 
-def activation_scales(f: Model, x: Array, *, max_pool: bool = False) -> Array:
+def activation_scales(f: Model, x: Float[AnyArray, "*shape"], *, max_pool: bool = False) -> Float[Array, " calls"]:
     """Float[n]: the standard deviation of the inputs of each activation with a kink (and pooling) at x.
 
     Floored at 1e-6 of the largest. A layer whose inputs are all equal, or one number, has the scale of that number.

@@ -10,7 +10,20 @@ import jax.numpy as jnp
 
 from .. import explain, smooth
 from ..objectives import View, same_prediction, viewing
-from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
+from ..types import (
+    Array,
+    ArrayLike,
+    Channels,
+    Constraint,
+    Explanation,
+    Float,
+    Heat,
+    Integer,
+    LargestChange,
+    Model,
+    Nested,
+    RandomKey,
+)
 from .best import Best, better
 from .change import Changed, Distance, Search, asked, correlation_lost, draw, margin, score, searching
 from .checks import Lifted
@@ -55,7 +68,8 @@ class Climb(NamedTuple):
     zero_gradient: Array  # steps without gradient
 
 
-def begin(s: Search, surrogate: smooth.Surrogate, network: Lifted, clean: View, key: Array, r: Array):
+def begin(s: Search, surrogate: smooth.Surrogate, network: Lifted, clean: View, key: RandomKey,
+          r: Array) -> tuple[Any, Climb]:
     """(settings of the surrogate, a random start within epsilon)."""
     noise = jax.random.uniform(draw(key, 0, r), clean.pixels.shape, clean.pixels.dtype, -s.epsilon, s.epsilon)
     start, number = s.constraint(clean.pixels + noise, clean.pixels), partial(jnp.full, ())
@@ -93,7 +107,7 @@ def advanced(s: Search, now: Climb, gradient: Array, clean: Array, clock: Clock)
     slow = now.gains < PROGRESS * clock.since
     unmoved = ~now.halved & (now.best.value == now.checked)
     halve = here & (slow | unmoved)
-    pick = partial(jnp.where, halve)
+    pick: Any = partial(jnp.where, halve)
     at, before = pick(now.best.view.pixels, now.pixels), pick(now.best.view.pixels, now.before)
     size = pick(now.size / 2, now.size)
     ahead = s.constraint(at + size * jnp.sign(pick(now.best.along, gradient)), clean)
@@ -110,7 +124,7 @@ def largest_change(
     surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
     preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
     heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
-) -> Callable[..., Changed]:
+) -> LargestChange:
     """The largest change of an explanation: `search(model, pixels, *, labels=None, key) -> Changed` on a batch.
 
     Ascent of the distance from the clean heat map within epsilon of each pixel, while the prediction stays, from random
@@ -177,7 +191,8 @@ def largest_change(
 
     run = searching(search, devices)
 
-    def found(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+    def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
         return run(restart, model, pixels, labels, key, epsilon)
 
     return found

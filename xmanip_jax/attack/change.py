@@ -11,7 +11,20 @@ import jax.numpy as jnp
 from .. import explain, metrics
 from ..arguments import check_count, keys_of
 from ..objectives import View, same_prediction, viewing
-from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
+from ..types import (
+    Array,
+    ArrayLike,
+    Channels,
+    Constraint,
+    Explanation,
+    Float,
+    Heat,
+    Integer,
+    Model,
+    Nested,
+    RandomKey,
+    Transfer,
+)
 from . import checks
 from .best import Best, better
 from .constraint import box, linf
@@ -30,24 +43,24 @@ class Changed(NamedTuple):
     Only images whose prediction is that of the clean one count; the clean image, with change 0, is the first of them.
     """
 
-    pixels: Array  # Float[b, h, w, c], or Float[b, ...], in [0, 1], in the ball
-    heatmap: Array  # Float[b, h', w'], one value for each place
-    logits: Array  # Float[b, classes]
+    pixels: Float[Array, " b *shape"]  # in [0, 1], in the ball
+    heatmap: Float[Array, " b *places"]  # one value for each place
+    logits: Float[Array, "b classes"]
     clean: View  # batched
-    change: Array  # Float[b], the distance of heatmap from clean.heatmap
-    by_restart: Array  # Float[restarts, b], the largest change of each
-    under_surrogate: Array  # Float[b], the largest change of the surrogate's map, its own prediction staying
-    zero_gradient: Array  # Float[b], the share of steps whose gradient was zero or undefined; nan without gradients
-    by_noise: Array  # Float[b], the change by noise of a hundredth of the ball (and of other draws of the explanation)
+    change: Float[Array, " b"]  # the distance of heatmap from clean.heatmap
+    by_restart: Float[Array, "restarts b"]  # the largest change of each
+    under_surrogate: Float[Array, " b"]  # the largest change of the surrogate's map, its own prediction staying
+    zero_gradient: Float[Array, " b"]  # the share of steps whose gradient was zero or undefined; nan without gradients
+    by_noise: Float[Array, " b"]  # the change by noise of a hundredth of the ball (and of the explanation's draws)
     evaluations: int  # of the gradient, or of the explanation in searches without, for each image
 
 
-def correlation_lost(now: Array, clean: Array) -> Array:
+def correlation_lost(now: Float[Array, "*places"], clean: Float[Array, "*places"]) -> Float[Array, ""]:
     """1 - Pearson correlation of two heat maps, in [0, 2]; nan where one is constant: the default distance."""
     return 1 - metrics.pearson(now, clean)
 
 
-def margin(logits: Array, label: Array) -> Array:
+def margin(logits: Float[Array, " classes"], label: Integer[Array, ""]) -> Float[Array, ""]:
     """The logit of the label above the largest of the others."""
     return logits[label] - jnp.where(jnp.arange(len(logits)) == label, -jnp.inf, logits).max()
 
@@ -62,7 +75,7 @@ def score(now: View, clean: View, distance: Distance) -> Array:
     return jnp.where(same_prediction(now, clean, None), jnp.where(jnp.isnan(change), 0, change), lost)
 
 
-def draw(key: Array, purpose: int, i: Array) -> Array:
+def draw(key: RandomKey, purpose: int, i: Integer[ArrayLike, ""]) -> RandomKey:
     """A key of its own for every purpose and every i; `key` itself is that of the verdicts."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), i)
 
@@ -80,7 +93,8 @@ class Search:
     steps: int  # evaluations in each restart
 
 
-def asked(judge, distance, preprocess, epsilon, constraint, restarts, steps) -> Search:
+def asked(judge: Callable[..., View], distance: Distance, preprocess: Callable[[Array], Array], epsilon: float,
+          constraint: Constraint | None, restarts: int, steps: int) -> Search:
     """A search, its numbers checked."""
     ball = linf(epsilon)
     check_count(restarts=restarts, steps=steps)
@@ -126,7 +140,7 @@ def _begin(s: Search, network, pixels, label, key, epsilon):
 
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
              preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-             heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
+             heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Transfer:
     """Judge on one network what was found on another: `judge(model, found: Changed, *, labels=None, key) -> Changed`.
 
     Arguments as in `largest_change`. The images of `found` where `model` changes its prediction count as clean.
@@ -152,7 +166,8 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
         now = look(*network, pixels, label, key)
         return Best(now, score(now, clean, distance))
 
-    def judge(model: Model, found: Changed, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+    def judge(model: Model, found: Changed, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
+              key: RandomKey) -> Changed:
         def restart(network, clean, labels, keys, r):
             now = judged(network, found.pixels, clean, labels, keys)
             check_finite(now.view, "the changed image")

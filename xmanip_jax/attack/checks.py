@@ -1,7 +1,7 @@
 """What a driver is given, checked before any computation: each error names the value and what was expected."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from ..devices import check_batch, on_each, spread
 from ..explain.base import check_logits
 from ..objectives import View
-from ..types import Array, Model
+from ..types import Array, Float, Integer, Model
 from .model import lifted
 
 __all__ = ["Lifted", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
@@ -28,13 +28,13 @@ class Subject(NamedTuple):
     """What every driver works on."""
 
     network: Lifted
-    pixels: Array  # Float[b, ...] in [0, 1]
-    labels: Array  # Int[b]
-    goal: Array | None  # heat maps
+    pixels: Float[Array, " b *shape"]  # in [0, 1]
+    labels: Integer[Array, " b"]
+    goal: Float[Array, " b *places"] | None  # heat maps
 
 
-def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels, goal=None, *,
-             devices: Sequence[jax.Device] | None = None) -> Subject:
+def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Array], Array], pixels: Any, labels: Any,
+             goal: Any = None, *, devices: Sequence[jax.Device] | None = None) -> Subject:
     """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions.
 
     seen(model, preprocess, pixels, label, key) -> View: how the driver judges, see `objectives.viewing`.
@@ -55,14 +55,14 @@ def prepared(model: Model, seen: Callable[..., View], preprocess, pixels, labels
     return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal)
 
 
-def classes(network, pixels):
+def classes(network: Lifted, pixels: Float[Array, " b *shape"]) -> int:
     """How many the model has; ValueError where it returns anything but Float[classes]."""
     logits = jax.eval_shape(lambda p: network.model(network.preprocess(p)), pixels[0])
     check_logits(logits)
     return logits.shape[0]
 
 
-def checked_pixels(pixels):
+def checked_pixels(pixels: Any) -> Float[Array, " b *shape"]:
     """Float[b, ...] in [0, 1]: images [b, h, w, c], rows [b, n], sequences [b, t, c], volumes [b, d, h, w, c]."""
     host = np.asarray(pixels)
     if host.ndim < 2 or not host.size:
@@ -79,7 +79,7 @@ def checked_pixels(pixels):
     return jnp.asarray(pixels)
 
 
-def checked_goal(goal, batch, map_shape):
+def checked_goal(goal: Any, batch: int, map_shape: tuple[int, ...]) -> Float[Array, " b *places"] | None:
     """Heat maps that sum to 1, or None."""
     if goal is None:
         return None
@@ -93,7 +93,7 @@ def checked_goal(goal, batch, map_shape):
     return jnp.asarray(goal)
 
 
-def checked_labels(labels, batch, classes):
+def checked_labels(labels: Any, batch: int, classes: int) -> Integer[Array, " b"]:
     """Int[b], each a class."""
     host = np.asarray(labels)
     if host.shape != (batch,) or not np.issubdtype(host.dtype, np.integer):
@@ -104,6 +104,6 @@ def checked_labels(labels, batch, classes):
 
 
 @jax.jit
-def predictions(network, pixels):
+def predictions(network: Lifted, pixels: Float[Array, " b *shape"]) -> Integer[Array, " b"]:
     """Int[b], the classes of the images."""
     return jax.vmap(lambda p: network.model(network.preprocess(p)).argmax())(pixels)

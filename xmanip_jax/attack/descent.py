@@ -13,7 +13,22 @@ import optax
 from .. import explain, objectives, smooth
 from ..arguments import check_count, check_positive, keys_of
 from ..objectives import View, viewing
-from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model, Objective
+from ..types import (
+    Array,
+    ArrayLike,
+    Channels,
+    Constraint,
+    Explanation,
+    Float,
+    Heat,
+    Int,
+    Integer,
+    Manipulate,
+    Model,
+    Nested,
+    Objective,
+    RandomKey,
+)
 from . import checks
 from . import constraint as constraints
 from .best import Best, better
@@ -29,12 +44,12 @@ DEFAULT_OBJECTIVE = objectives.weighted((1.0, objectives.match_map()), (1.0, obj
 class Manipulated(NamedTuple):
     """The outcome of an attack, batched; every value belongs to the ORIGINAL model at the best iterate."""
 
-    pixels: Array  # Float[b, h, w, c], or Float[b, ...], in [0, 1]
-    heatmap: Array  # Float[b, h', w'], one value for each place
-    logits: Array  # Float[b, classes]
+    pixels: Float[Array, " b *shape"]  # in [0, 1]
+    heatmap: Float[Array, " b *places"]  # one value for each place
+    logits: Float[Array, "b classes"]
     clean: View  # the start, batched
-    loss: Array  # Float[b], the objective
-    step: Array  # Int[b], when the best iterate was found; 0: no admissible iterate beat the clean image
+    loss: Float[Array, " b"]  # the objective
+    step: Int[Array, " b"]  # when the best iterate was found; 0: no admissible iterate beat the clean image
 
 
 class Progress(NamedTuple):
@@ -89,7 +104,8 @@ class State(NamedTuple):
     broken: Array  # the step whose gradient was not finite, or -1: there the image stops
 
 
-def begin(p: Problem, network: Lifted, pixels: Array, goal, label: Array, key: Array) -> tuple[Case, Best]:
+def begin(p: Problem, network: Lifted, pixels: Float[Array, "*shape"], goal: Any, label: Array,
+          key: RandomKey) -> tuple[Case, Best]:
     """The image before any step, which is the first candidate for the best."""
     settings = p.surrogate.fit(network.model, network.preprocess(pixels))
     clean = p.judge(*network, pixels, label, key)
@@ -158,7 +174,7 @@ def manipulation(
     stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
     start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
     heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
-) -> Callable[..., Manipulated]:
+) -> Manipulate:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
     It minimises `objective` over the pixels by projected gradient steps on the surrogate model, whose outputs are held
@@ -221,8 +237,9 @@ def manipulation(
     moves = over(map_moves, None, 0)
     stepped, verdict = (over(f, None, 0, 0, None, donate_argnums=1) for f in (step, judge))
 
-    def manipulate(model: Model, pixels: ArrayLike, goal: Any = None, *, labels: ArrayLike | None = None,
-                   key: Array, callback: Callable[[Progress], None] | None = None) -> Manipulated:
+    def manipulate(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, goal: Any = None, *,
+                   labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
+                   callback: Callable[[Progress], None] | None = None) -> Manipulated:
         network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal,
                                                         devices=devices)
         keys = keys_of(key, len(pixels))
@@ -250,7 +267,7 @@ def manipulation(
                         break
             best, done = state.best, state.done
             warn_of_broken(state, steps)
-        return Manipulated(*best.view, case.clean, -best.value, best.along)
+        return Manipulated(*best.view, case.clean, -best.value, best.along)  # type: ignore[call-arg]  # miscounted
 
     return manipulate
 

@@ -1,6 +1,7 @@
 """Why an attack cannot move: what is not finite, what has no derivative, what is flat. Host code, run when it fails."""
 
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from .. import rewrite
 from ..explain.linearity import first_nonlinear
 from ..objectives import View
+from ..types import Array, Float
 
 __all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "sharp",
            "warn_of_broken"]
@@ -39,7 +41,7 @@ def check_finite(view: View, where: str = "the clean image") -> None:
                "is differentiated, choose another explanation or rule")
 
 
-def check_moving(state, network, surrogate, case, anchor: View) -> None:
+def check_moving(state: Any, network: Any, surrogate: Any, case: Any, anchor: View) -> None:
     """After the first step: raise NonFiniteError for a gradient that is not finite, ZeroGradientError for one of zeros.
 
     case and anchor, the clean image as the surrogate sees it, are those of the driver, batched.
@@ -56,21 +58,21 @@ def check_moving(state, network, surrogate, case, anchor: View) -> None:
                                 f"{_why_flat(network, surrogate, of(case.settings), of(case.clean))}")
 
 
-def sharp(network, pixels, settings) -> bool:
-    """Whether the model has kinks and no smooth activation, and a surrogate without settings leaves them as they are."""
+def sharp(network: Any, pixels: Array, settings: Any) -> bool:
+    """Whether the model has kinks and no smooth activation, and a surrogate without settings leaves it as it is."""
     if jax.tree.leaves(settings):
         return False
     seen = rewrite.inspect(lambda p: network.model(network.preprocess(p)), pixels)
     return bool(seen.activations or seen.max_pools) and seen.activations.keys() <= _PIECEWISE_LINEAR
 
 
-def check_slopes(logits, gradient) -> None:
+def check_slopes(logits: Float[Array, "b classes"], gradient: Float[Array, " b *shape"]) -> None:
     """Raise NonFiniteError for the first clean image whose logits, or the objective's gradient, are not finite."""
     _check_logits(logits, "the clean image")
     _raise_for(~_finite(gradient), "the objective's gradient is not finite at the clean image", _SLOPES)
 
 
-def warn_of_broken(state, steps: int) -> None:
+def warn_of_broken(state: Any, steps: int) -> None:
     """One RuntimeWarning for the images that stopped, after their first of `steps` steps, on a gradient not finite."""
     broken = np.asarray(state.broken)
     if (broken >= 0).any():

@@ -19,14 +19,15 @@ from jax.tree_util import Partial
 
 from ..arguments import traced
 from ..rewrite.jaxprs import bind, body, is_custom_rule
-from ..types import Array
+from ..types import Array, Shaped
 
 __all__ = ["lifted"]
 
 _ORDERS = 3  # of the derivatives of a custom rule that are compared: an attack on a map of second order takes three
 
 
-def lifted(f: Callable[[Array], Array], x: Array, name: str = "the model") -> Partial:
+def lifted(f: Callable[[Array], Array], x: Shaped[Array | jax.ShapeDtypeStruct, "*shape"],
+           name: str = "the model") -> Partial:
     """`f` as a pytree of the arrays that it closes over and those that it is bound to, for jitted functions.
 
     Args:

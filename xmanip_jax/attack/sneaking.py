@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,19 @@ from .. import explain
 from ..arguments import check_count, check_positive, keys_of
 from ..numerics import repeat
 from ..objectives import viewing
-from ..types import Array, ArrayLike, Constraint, Explanation, Model
+from ..types import (
+    Array,
+    ArrayLike,
+    Bool,
+    Constraint,
+    Explanation,
+    Float,
+    Integer,
+    Model,
+    Nested,
+    RandomKey,
+    Sneak,
+)
 from . import checks
 from .constraint import linf
 from .diagnosis import check_slopes
@@ -26,21 +38,21 @@ class Sneaked(NamedTuple):
     What failed has success False, and nan for every number.
     """
 
-    pixels: Array  # Float[m, b, h, w, c], or Float[m, b, ...], in [0, 1]
-    success: Array  # Bool[m, b]: the target is predicted
-    epsilon: Array  # Float[m, b], in pixels
-    gamma: Array  # Float[m, b], the largest weight of the distance with which the attack succeeds
-    distance: Array  # Float[m, b]
-    normalised: Array  # Float[m, b]: over the range of the label's clean map, the least so far along the multiples
-    slope: Array  # Float[b]: (D_0 - D_n) epsilon_0 / ((epsilon_n - epsilon_0) D_0) of the normalised distance
+    pixels: Float[Array, " m b *shape"]  # in [0, 1]
+    success: Bool[Array, "m b"]  # the target is predicted
+    epsilon: Float[Array, "m b"]  # in pixels
+    gamma: Float[Array, "m b"]  # the largest weight of the distance with which the attack succeeds
+    distance: Float[Array, "m b"]
+    normalised: Float[Array, "m b"]  # over the range of the label's clean map, the least so far along the multiples
+    slope: Float[Array, " b"]  # (D_0 - D_n) epsilon_0 / ((epsilon_n - epsilon_0) D_0) of the normalised distance
 
 
 def sneaking(
     explanation: Explanation, distance: Callable[..., Array], *, multiples: tuple[float, ...] = (1.0, 2.0, 4.0),
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
-    first_gamma: float = 5e-5, constraint: Callable[[Array], Constraint] = linf,
+    first_gamma: float = 5e-5, constraint: Callable[[Any], Constraint] = linf,
     preprocess: Callable[[Array], Array] = lambda pixels: pixels, devices: Sequence[jax.Device] | None = None,
-) -> Callable[..., Sneaked]:
+) -> Sneak:
     """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
     It minimises max(max over c != target of f_c - f_target, -kappa) + gamma * distance within epsilon of each pixel,
@@ -126,8 +138,9 @@ def sneaking(
             middle = (low + high) / 2
         return found
 
-    def sneak(model: Model, pixels: ArrayLike, targets: ArrayLike, *, labels: ArrayLike | None = None,
-              key: Array | None = None) -> Sneaked:
+    def sneak(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested,
+              targets: Integer[ArrayLike, " b"] | Nested, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
+              key: RandomKey | None = None) -> Sneaked:
         network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels,
                                                 devices=devices)
         keys = None if key is None else keys_of(key, len(x))

@@ -17,7 +17,18 @@ from ..arguments import keys_of
 from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
 from ..objectives import View, same_prediction, viewing
-from ..types import Array, Channels, Explanation, Heat
+from ..types import (
+    Array,
+    ArrayLike,
+    Channels,
+    Explanation,
+    Heat,
+    Integer,
+    Model,
+    Nested,
+    RandomKey,
+    Release,
+)
 from . import checks
 from .descent import Manipulated
 from .diagnosis import check_finite
@@ -57,7 +68,7 @@ def greedy_pixels(*, channels: Channels = "auto") -> optax.GradientTransformatio
 def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
                    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
                    heat: Heat = explain.heatmap,
-                   devices: Sequence[jax.Device] | None = None) -> Callable[..., Manipulated]:
+                   devices: Sequence[jax.Device] | None = None) -> Release:
     """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
 
     Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
@@ -86,9 +97,10 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
-    def release(model, result, *, labels, key):
+    def release(model: Model, result: Manipulated, *, labels: Integer[ArrayLike, " b"] | Nested | None,
+                key: RandomKey) -> Manipulated:
         network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels, devices=devices)
-        check_finite(result, "the changed image")
+        check_finite(View(result.pixels, result.heatmap, result.logits), "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)
         order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)

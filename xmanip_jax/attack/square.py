@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,20 @@ import jax.numpy as jnp
 from .. import explain
 from ..metrics.places import channel_axis
 from ..objectives import View, viewing
-from ..types import Array, ArrayLike, Channels, Constraint, Explanation, Heat, Model
+from ..types import (
+    Array,
+    ArrayLike,
+    Channels,
+    Constraint,
+    Explanation,
+    Float,
+    Heat,
+    Integer,
+    LargestChange,
+    Model,
+    Nested,
+    RandomKey,
+)
 from .best import Best, better
 from .change import Changed, Distance, Search, asked, correlation_lost, draw, score, searching
 from .checks import Lifted
@@ -31,7 +44,7 @@ def square(key: Array, pixels: Array, clean: Array, axis: int | None, share: Arr
     places = [k for k in range(pixels.ndim) if k != axis]
     size = math.prod(pixels.shape[k] for k in places)
     *keys, signs = jax.random.split(key, len(places) + 1)
-    inside = True
+    inside: Any = True
     for key, k in zip(keys, places, strict=True):
         n = pixels.shape[k]
         side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n)
@@ -64,7 +77,7 @@ def step(s: Search, channels: Channels, network: Lifted, now: Best, case: Case, 
 def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500, restarts: int = 1,
                   distance: Distance = correlation_lost, constraint: Constraint | None = None, area: float = 0.8,
                   preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                  heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
+                  heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> LargestChange:
     """The largest change of an explanation found without its gradient: `search(model, pixels, *, labels=None, key)`.
 
     From random vertical stripes of +-epsilon, each step sets a random square to +-epsilon, a sign for each channel,
@@ -102,7 +115,8 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
             now = stepped(network, now, Case(clean, labels, keys), r * steps + i, area / 2**halvings)
         return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
-    def found(model: Model, pixels: ArrayLike, *, labels: ArrayLike | None = None, key: Array) -> Changed:
+    def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
         return run(restart, model, pixels, labels, key, epsilon)
 
     return found

@@ -5,7 +5,7 @@ A function that is known (`critical_points.TABLE`) has the tightest. Every other
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ class Activation(NamedTuple):
 
     def curvature(self, z: Array) -> Array:
         """s'' of a softplus: beta s(z) s(-z), s being the sigmoid; falls with |z|."""
-        return self.beta * jax.nn.sigmoid(self.beta * z) * jax.nn.sigmoid(-self.beta * z)
+        beta: Any = self.beta
+        return beta * jax.nn.sigmoid(beta * z) * jax.nn.sigmoid(-beta * z)
 
 
 def activation(stage: Stage) -> Activation:

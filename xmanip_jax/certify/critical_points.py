@@ -129,7 +129,7 @@ TABLE: dict[str, Callable[..., Shape]] = {
     "square": lambda: Shape(value=(0.0,), steepest=np.inf, most_curved=2.0),
     "exp": lambda: _UNBOUNDED,
 }
-_UNBOUNDED = Shape(steepest=np.inf, most_curved=np.inf)
+_UNBOUNDED: Shape = Shape(steepest=np.inf, most_curved=np.inf)
 RECIPROCAL = _UNBOUNDED._replace(pole=0.0)
 # Of a single operation: nothing turns where it is defined, and nothing is a number where it is not.
 PRIMITIVES: dict[str, Shape] = {

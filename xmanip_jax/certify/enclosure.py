@@ -4,15 +4,16 @@ A function is traced, and its equations are evaluated in interval arithmetic (`a
 pieces of the interval, so that the ranges are close however often the argument occurs.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..rewrite import UnsupportedPrimitiveError
+from ..rewrite.graph import literal
 from ..rewrite.jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims
-from ..types import Array
+from ..types import Array, Float
 from .arithmetic import RULES, Range, fixed
 
 __all__ = ["enclose", "walk"]
@@ -20,7 +21,8 @@ __all__ = ["enclose", "walk"]
 _FAR = 64.0  # an unbounded interval is cut within it, where functions do what they do
 
 
-def enclose(function: Callable[[Array], Array], lower: Array, upper: Array, pieces: int = 32) -> Range:
+def enclose(function: Callable[[Array], Array], lower: Float[Array, "*shape"], upper: Float[Array, "*shape"],
+            pieces: int = 32) -> Range:
     """All values of an elementwise `function` on [lower, upper], and whether they may jump there; arrays of one shape.
 
     Raises UnsupportedPrimitiveError naming the operation for which no range is known.
@@ -49,14 +51,14 @@ def _edges(lower, upper, pieces):
     infinite = jnp.isinf(lower) | jnp.isinf(upper)
     start, stop = (jnp.where(infinite, jnp.clip(v, -_FAR, _FAR), v) for v in (lower, upper))
     share = (jnp.arange(1, pieces) / pieces).astype(lower.dtype).reshape(-1, *[1] * lower.ndim)
-    inner = jnp.clip(start * (1 - share) + stop * share, lower, upper)
+    inner = jnp.clip(start[None] * (1 - share) + stop[None] * share, lower[None], upper[None])
     return jnp.concatenate([lower[None], inner, upper[None]])
 
 
-def walk(jaxpr, consts, values, results: Callable) -> list:
+def walk(jaxpr: Any, consts: Sequence[Any], values: Sequence[Any], results: Callable) -> list:
     """Run an open jaxpr, its calls and custom rules opened: results(eqn, values) for every other equation."""
     env = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, values, strict=True))
-    read = lambda v: jnp.asarray(v.val, v.aval.dtype) if isinstance(v, Literal) else env[v]
+    read = lambda v: literal(v) if isinstance(v, Literal) else env[v]
     for eqn in jaxpr.eqns:
         operands = list(map(read, eqn.invars))
         opens = eqn.primitive in (prims.jit_p, prims.remat_p) or is_custom_rule(eqn)

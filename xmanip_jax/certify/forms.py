@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import epsilon
-from ..types import Array
+from ..types import Array, Float
 from .activations import Activation
 
 __all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "repeated",
@@ -21,9 +21,9 @@ __all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", 
 class Form(NamedTuple):
     """centre + sum_i slopes[i] e_i -+ radius, for all e in [-1, 1]^d; slopes: Float[d, *value], None if d = 0."""
 
-    centre: Array
-    radius: Array
-    slopes: Array | None = None
+    centre: Float[Array, "*shape"]
+    radius: Float[Array, "*shape"]
+    slopes: Float[Array, " n *shape"] | None = None
 
     @property
     def eps(self) -> float:
@@ -40,21 +40,21 @@ class Form(NamedTuple):
         return jnp.abs(self.centre) + self.reach
 
 
-def of_bounds(lower: Array, upper: Array) -> Form:
+def of_bounds(lower: Float[Array, "*shape"], upper: Float[Array, "*shape"]) -> Form:
     """The interval [lower, upper]."""
     centre = lower + (upper - lower) / 2
     form = Form(centre, jnp.maximum(upper - centre, centre - lower))
     return form._replace(radius=form.radius * (1 + 4 * form.eps))
 
 
-def inputs(lower: Array, upper: Array) -> Form:
+def inputs(lower: Float[Array, "*shape"], upper: Float[Array, "*shape"]) -> Form:
     """The inputs themselves: one symbol for each of the d numbers."""
     form = of_bounds(lower, upper)
     slopes = jnp.diag(form.radius.ravel()).reshape(-1, *form.radius.shape)
     return Form(form.centre, jnp.zeros_like(form.radius), slopes)
 
 
-def bounds(form: Form) -> tuple[Array, Array]:
+def bounds(form: Form) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The least and the largest value."""
     terms = 0 if form.slopes is None else len(form.slopes)
     reach = form.reach * (1 + (terms + 4) * form.eps) + 2 * form.eps * jnp.abs(form.centre)

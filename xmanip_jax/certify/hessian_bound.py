@@ -8,7 +8,7 @@ import numpy as np
 
 from ..numerics import epsilon
 from ..rewrite import UnsupportedPrimitiveError
-from ..types import Array, ArrayLike, Model, Target
+from ..types import Array, ArrayLike, Float, Model, Target
 from . import forms
 from .activations import Activation
 from .affine import Affine
@@ -19,8 +19,8 @@ from .windows import Windows
 __all__ = ["gradient_change_bound", "hessian_bound", "normal_change_bound"]
 
 
-def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None, spectral: bool = False,
-                  linear: bool = False) -> Array:
+def hessian_bound(f: Model, x: Float[ArrayLike, "*shape"], target: Target, *, box: Box | None = None,
+                  spectral: bool = False, linear: bool = False) -> Float[Array, ""]:
     """A number that ||H||_F of a logit's input Hessian does not exceed: at any input, or at those of a box.
 
     Dombrowski et al. 2022, generalised to every smooth network and tightened. H is the sum over activations m of
@@ -59,7 +59,8 @@ def hessian_bound(f: Model, x: Array, target: Target, *, box: Box | None = None,
     return _summed(network, [c * reach[n] ** 2 for n, c in _derivative_norms(network, norms, start).items()])
 
 
-def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
+def gradient_change_bound(f: Model, x: Float[ArrayLike, "*shape"], y: Float[ArrayLike, "*shape"], target: Target, *,
+                          linear: bool = False) -> Float[Array, ""]:
     """A number that ||grad g(x) - grad g(y)|| does not exceed, g being the logit.
 
     The smaller of two: the path bound of Dombrowski et al. 2022 along the segment, ||x - y|| sup ||H||_2 over the box
@@ -74,7 +75,8 @@ def gradient_change_bound(f: Model, x: Array, y: Array, target: Target, *, linea
     return changes(f, x, y, target, linear).gradient
 
 
-def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear: bool = False) -> Array:
+def normal_change_bound(f: Model, x: Float[ArrayLike, "*shape"], y: Float[ArrayLike, "*shape"], target: Target, *,
+                        linear: bool = False) -> Float[Array, ""]:
     """A number that ||n(x) - n(y)|| does not exceed, n being the unit normal grad g / ||grad g|| of the level set.
 
     The smallest of 2 and two others. Theorem 1 of Dombrowski et al. 2019 in a form that certifies, ||x - y|| times
@@ -94,11 +96,12 @@ def normal_change_bound(f: Model, x: Array, y: Array, target: Target, *, linear:
 class Changes(NamedTuple):
     """`gradient_change_bound` and `normal_change_bound`: what gradient and normal do between two points, at most."""
 
-    gradient: Array
-    normal: Array
+    gradient: Float[Array, ""]
+    normal: Float[Array, ""]
 
 
-def changes(f: Model, x: Array, y: Array, target: Target, linear: bool) -> Changes:
+def changes(f: Model, x: Float[ArrayLike, "*shape"], y: Float[ArrayLike, "*shape"], target: Target,
+            linear: bool) -> Changes:
     """Both from one pass over the network."""
     box = _between(x, y)
     x = jnp.asarray(x, box.lower.dtype)
@@ -116,7 +119,7 @@ def changes(f: Model, x: Array, y: Array, target: Target, linear: bool) -> Chang
     return Changes(change, jnp.minimum(jnp.minimum(theorem, distance) * (1 + 1e2 * epsilon(change)), 2))
 
 
-def hessian_over(trace: Trace, target: Target, spectral: bool) -> Array:
+def hessian_over(trace: Trace, target: Target, spectral: bool) -> Float[Array, ""]:
     """`hessian_bound` from what is known of the values over a box."""
     network = trace.network
     check_smooth(network)
@@ -180,7 +183,7 @@ def _jacobian_norms(network: Layers, norms: dict, trace: Trace | None) -> dict[i
             box = () if trace is None else trace.boxes[step.carried[0]]
             out = inputs[0] * (step.part.steepest(*box).max(initial=0) if box else step.part.anywhere()[0])
         elif isinstance(step.part, Product):
-            a, b = (_largest(trace.boxes[n]) for n in step.carried)
+            a, b = (_largest(trace.boxes[n]) for n in step.carried)  # type: ignore[union-attr]  # refused without boxes
             out = inputs[0] * b + inputs[1] * a
         else:
             own, whole = norms[i]
@@ -194,7 +197,9 @@ def _derivative_norms(network: Layers, norms: dict, start: Array) -> dict[int, A
 
     As long as only linear layers follow, the derivative d is a constant, and its norm is exact; else it is a bound.
     """
-    constants, bounds, found = {network.result: start}, {}, {}
+    constants = {network.result: start}
+    bounds: dict[int, Array] = {}
+    found: dict[int, Array] = {}
     for i, step in reversed(list(enumerate(network.steps))):
         exact = {n: constants[n] for n in step.results if n in constants}
         loose = sum(bounds[n] for n in step.results if n in bounds)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..explain.base import select
 from ..numerics import epsilon
-from ..types import Array, ArrayLike, Model, Target
+from ..types import Array, ArrayLike, Float, Model, Num, Target
 from . import forms
 from .activations import Activation
 from .affine import Affine
@@ -27,11 +27,12 @@ __all__ = ["Box", "ball", "gradient_bounds", "output_bounds", "sizes"]
 class Box(NamedTuple):
     """lower <= value <= upper, elementwise; arrays of one shape."""
 
-    lower: Array
-    upper: Array
+    lower: Float[Array, "*shape"]
+    upper: Float[Array, "*shape"]
 
 
-def ball(x: ArrayLike, radius: ArrayLike, low: ArrayLike = -np.inf, high: ArrayLike = np.inf) -> Box:
+def ball(x: Num[ArrayLike, "*shape"], radius: Num[ArrayLike, "..."], low: Num[ArrayLike, "..."] = -np.inf,
+         high: Num[ArrayLike, "..."] = np.inf) -> Box:
     """The points within `radius` of `x` in each coordinate, and within [low, high].
 
     x: Float[h, w, c], the network's own input;  radius, low, high: broadcastable to it, in its unit (a budget in
@@ -156,7 +157,7 @@ def backward(trace: Trace, target: Target, *, linear: bool = False) -> dict[int,
     return found
 
 
-def direction(logits: Array, target: Target) -> Array:
+def direction(logits: Float[Array, " classes"], target: Target) -> Float[Array, " classes"]:
     """The derivative of the target's logit, or of the logits' component along it, in the logits."""
     return jax.grad(lambda z: select(z, target))(jnp.zeros_like(logits))
 

@@ -2,18 +2,20 @@
 
 import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import epsilon
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float
 
 __all__ = ["convolution_norm", "matrix_norm"]
 
 
-def matrix_norm(w: ArrayLike) -> Array:
+def matrix_norm(w: Float[ArrayLike, "rows columns"]) -> Float[Array, ""]:
     """The largest singular value of Float[..., m, n], the largest over the leading axes, rounded up.
 
     >>> round(float(matrix_norm(jnp.diag(jnp.array([1.0, -2.0])))), 3)
@@ -23,8 +25,8 @@ def matrix_norm(w: ArrayLike) -> Array:
     return _up(jnp.linalg.norm(w, 2, axis=(-2, -1)).max(), sum(w.shape[-2:]))
 
 
-def convolution_norm(kernel: ArrayLike, size: tuple[int, ...], strides: tuple[int, ...] | None = None,
-                     groups: int = 1) -> Array:
+def convolution_norm(kernel: Float[ArrayLike, "*window in out"], size: tuple[int, ...],
+                     strides: tuple[int, ...] | None = None, groups: int = 1) -> Float[Array, ""]:
     """An upper bound of the spectral norm of a zero-padded convolution, for every padding; tight for large images.
 
     The convolution of an image on a torus of at least size + kernel - 1 positions has no wrap-around, and the padded,
@@ -67,7 +69,7 @@ def _up(norm, terms):
     return norm * (1 + 8 * terms * epsilon(norm))
 
 
-def layer_norm(params, w: Array, shape: tuple[int, ...]) -> Array | None:
+def layer_norm(params: Mapping[str, Any], w: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, ""] | None:
     """The norm of conv_general_dilated with weights w on an input of `shape`; None if it dilates its input."""
     numbers = params["dimension_numbers"]
     if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:

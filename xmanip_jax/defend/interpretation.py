@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from .. import explain
 from ..train.ascent import Ascent, ascend, noise_of
 from ..train.loss import alignment, cross_entropy, penalty
-from ..types import Array, ArrayLike, Explanation, Model, Penalty
+from ..types import Array, ArrayLike, Explanation, Float, Integer, Model, Penalty, RandomKey, Target
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
 
 
-def two_class_discrepancy(e: Explanation, f: Model, x: Array, z: Array, classes: tuple[ArrayLike, ArrayLike], *,
-                          key: Array | None = None) -> Array:
+def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
+                          classes: tuple[Target, Target] | Integer[Array, "2"], *,
+                          key: RandomKey | None = None) -> Float[Array, ""]:
     """(||I(x, t) - I(z, t)||_1 + ||I(x, s) - I(z, s)||_1) / 2 for the classes (t, s) (Boopathy et al. 2020).
 
     For complete maps (those of CAM sum to M times the logit, M cells) and s the prediction at z, it is at least
@@ -27,11 +28,13 @@ def two_class_discrepancy(e: Explanation, f: Model, x: Array, z: Array, classes:
     >>> two_class_discrepancy(explain.gradient_x_input(), f, jnp.ones(2), -jnp.ones(2), (0, 1))
     Array(4., dtype=float32)
     """
-    return sum(jnp.abs(e(f, x, c, key=key) - e(f, z, c, key=key)).sum() for c in classes) / 2
+    first, second = (jnp.abs(e(f, x, c, key=key) - e(f, z, c, key=key)).sum() for c in classes)
+    return (first + second) / 2
 
 
-def discrepancy(e: Explanation, f: Model, x: Array, z: Array, y: Array, *, one_class: bool = False,
-                key: Array | None = None) -> Array:
+def discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
+                y: Integer[ArrayLike, ""], *, one_class: bool = False,
+                key: RandomKey | None = None) -> Float[Array, ""]:
     """What interpretability-aware training penalises: the change of the label's map, and of the others' by their share.
 
     ||I(x, y) - I(z, y)||_1 + sum over i != y of w_i ||I(x, i) - I(z, i)||_1, w the probabilities at z without y,
@@ -44,7 +47,8 @@ def discrepancy(e: Explanation, f: Model, x: Array, z: Array, y: Array, *, one_c
     >>> discrepancy(explain.gradient_x_input(), f, jnp.ones(2), -jnp.ones(2), 0)
     Array(8., dtype=float32)
     """
-    return _apart(_maps(e, f, x, y, key, one_class)[0], *_maps(e, f, z, y, key, one_class), y)
+    there, logits = _maps(e, f, z, y, key, one_class)
+    return _apart(_maps(e, f, x, y, key, one_class)[0], there, logits, y)
 
 
 def _maps(e, f, x, y, key, one_class):
@@ -134,7 +138,7 @@ def integrated_norm(a: Ascent, *, points: int = 10, inner_points: int = 2, at: s
         slope = jax.grad(lambda z: cross_entropy(f(z), y))
 
         def norm(z, n):
-            on_the_way = x + jnp.arange(1, n + 1, dtype=x.dtype).reshape(-1, *[1] * x.ndim) / n * (z - x)
+            on_the_way = x[None] + jnp.arange(1, n + 1, dtype=x.dtype).reshape(-1, *[1] * x.ndim) / n * (z - x)[None]
             return jnp.abs((z - x) * jax.vmap(slope)(on_the_way).mean(0)).sum()
 
         loss = lambda z: cross_entropy(f(z), y) if at == "attacked" else 0.0

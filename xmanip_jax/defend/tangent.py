@@ -1,16 +1,18 @@
 """Post hoc: only the part of a map that lies along the data (Anders et al. 2020)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ..explain.base import explanation, with_logits
-from ..types import Array, ArrayLike, Explanation
+from ..types import Array, ArrayLike, Explanation, Float
 
 __all__ = ["project", "tangent_space"]
 
 
-def tangent_space(x: Array, data: ArrayLike, *, neighbours: int = 30, dimensions: int = 16,
-                  centre: str = "mean") -> Array:
+def tangent_space(x: Float[Array, "*shape"], data: Float[ArrayLike, " n *shape"], *, neighbours: int = 30,
+                  dimensions: int = 16, centre: str = "mean") -> Float[Array, " dimensions *shape"]:
     """An orthonormal basis Float[dimensions, *x.shape] of the data near x: principal directions of its neighbours.
 
     Args:
@@ -38,7 +40,7 @@ def tangent_space(x: Array, data: ArrayLike, *, neighbours: int = 30, dimensions
     return jnp.linalg.svd(near, full_matrices=False)[2][:dimensions].reshape(-1, *x.shape)
 
 
-def project(e: Explanation, data: ArrayLike, **options) -> Explanation:
+def project(e: Explanation, data: Float[ArrayLike, " n *shape"], **options: Any) -> Explanation:
     """`e` projected on the tangent space of the data at x; options of `tangent_space`.
 
     The basis is held fixed under differentiation: an attack through the projection sees the plane, not how it turns.

@@ -1,17 +1,17 @@
 """What every explanation shares: the target, the one-trace form."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..arguments import check_key, check_one, model_error
-from ..types import Array, Explanation, Model, Target
+from ..types import AnyArray, Array, Explanation, Float, Model, RandomKey, Target, Traced
 
 __all__ = ["check_logits", "explanation", "select", "with_logits"]
 
 
-def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
+def explanation(core: Traced) -> Explanation:
     """An explanation from its one-trace form `core(f, x, target, *, key) -> (map, logits)`.
 
     It refuses an x that is not one array of floating-point numbers, and a key that is none. What the model raises
@@ -27,21 +27,23 @@ def explanation(core: Callable[..., tuple[Array, Array]]) -> Explanation:
     Array([ 6., 18.], dtype=float32)
     """
 
-    def with_logits(f: Model, x: Array, target: Target, *, key: Array | None = None) -> tuple[Array, Array]:
+    def with_logits(f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
+                    key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]:
         check_one(x)
         if key is not None:
             check_key(key)
         try:
-            return core(f, x, target, key=key)
+            return core(f, x, target, key=key)  # type: ignore[arg-type]  # numpy's arrays will do
         except Exception as error:
             if told := _of_the_model(error, f, x):
                 raise told from error
             raise
 
-    def explain(f: Model, x: Array, target: Target, *, key: Array | None = None) -> Array:
+    def explain(f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
+                key: RandomKey | None = None) -> Float[Array, "*map"]:
         return with_logits(f, x, target, key=key)[0]
 
-    explain.with_logits = with_logits
+    explain.with_logits = with_logits  # type: ignore[attr-defined]
     return explain
 
 
@@ -57,7 +59,7 @@ def _of_the_model(error, f, x):
     return None
 
 
-def with_logits(e: Explanation) -> Callable[..., tuple[Array, Array]]:
+def with_logits(e: Explanation) -> Traced:
     """`e` in the form `(f, x, target, *, key=None) -> (map, logits)`, from one trace of the model where `e` allows.
 
     An attack step on a gradient then costs 4 forward passes; calling f(x) beside e(f, x, target) costs 5.
@@ -73,7 +75,7 @@ def with_logits(e: Explanation) -> Callable[..., tuple[Array, Array]]:
     return lambda f, x, target, *, key=None: core(f, x, target, key=key)
 
 
-def select(scores: Array, target: Target) -> Array:
+def select(scores: Float[Array, " classes"], target: Target) -> Float[Array, ""]:
     """The score of a class (integer target), or the scores' component along a direction Float[classes].
 
     Raises ValueError for scores that are not one array Float[classes], and for a target that is neither.
@@ -97,7 +99,7 @@ def select(scores: Array, target: Target) -> Array:
     return scores @ target
 
 
-def check_logits(logits: Array) -> None:
+def check_logits(logits: Any) -> None:
     """Raise ValueError for what a model returned, or its shape, that is not one array Float[classes]."""
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 1:

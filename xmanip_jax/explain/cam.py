@@ -81,7 +81,7 @@ def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int |
     def core(f, x, target, *, key=None):
         a, g, logits = _value_and_gradient(layer, f, x, target)
         a, g = _arranged(a, g, x, layer, channels, places)
-        weighted = jnp.sum(a * g.mean(tuple(range(g.ndim - 1))), -1)
+        weighted = jnp.sum(a * g.mean(tuple(range(g.ndim - 1)), keepdims=True), -1)
         return jnp.maximum(weighted, 0) if relu else weighted, logits
 
     return explanation(core)
@@ -102,10 +102,11 @@ def grad_cam_pp(layer: str, *, channels: int = -1, places: int | None = None) ->
         a, g, logits = _value_and_gradient(layer, f, x, target)
         a, g = _arranged(a, g, x, layer, channels, places)
         everywhere = tuple(range(g.ndim - 1))
-        denominator = 2 * g**2 + a.sum(everywhere) * g**3
+        denominator = 2 * g**2 + a.sum(everywhere, keepdims=True) * g**3
         safe = jnp.where(denominator == 0, 1, denominator)
         alpha = jnp.where(denominator == 0, 0, g**2 / safe)
-        return jnp.maximum(jnp.sum(a * jnp.sum(alpha * jnp.maximum(g, 0), everywhere), -1), 0), logits
+        weights = jnp.sum(alpha * jnp.maximum(g, 0), everywhere, keepdims=True)
+        return jnp.maximum(jnp.sum(a * weights, -1), 0), logits
 
     return explanation(core)
 

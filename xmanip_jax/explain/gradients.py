@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ..metrics.places import wide
 from ..numerics import mean_over
-from ..types import ArrayLike, Explanation
+from ..types import ArrayLike, Explanation, Num
 from .base import explanation, select
 
 __all__ = ["gradient", "gradient_x_input", "integrated_gradients"]
@@ -51,7 +51,7 @@ def gradient_x_input() -> Explanation:
     return explanation(core)
 
 
-def integrated_gradients(*, steps: int = 30, baseline: ArrayLike = 0.0, output: str = "logit",
+def integrated_gradients(*, steps: int = 30, baseline: Num[ArrayLike, "..."] = 0.0, output: str = "logit",
                          chunk: int | None = None) -> Explanation:
     """(x - b) * mean over k = 1..steps of the gradient at b + k/steps (x - b) (Sundararajan et al. 2017).
 

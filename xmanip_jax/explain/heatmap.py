@@ -12,17 +12,17 @@ round the two differently it is 0 / 0.
 import jax.numpy as jnp
 
 from ..metrics.places import over_channels, wide
-from ..types import Array, Channels
+from ..types import Array, ArrayLike, Channels, Float, Num
 
 __all__ = ["heatmap", "min_max", "over_max", "saliency"]
 
 
-def saliency(map: Array, *, channels: Channels = "auto") -> Array:
+def saliency(map: Num[ArrayLike, "*map"], *, channels: Channels = "auto") -> Float[Array, "*places"]:
     """Float[h, w, c], or any other map -> Float[h, w]: the sum of |.| over channels, in the map's unit."""
     return over_channels(jnp.abs(wide(map)), channels)
 
 
-def heatmap(map: Array, *, channels: Channels = "auto") -> Array:
+def heatmap(map: Num[ArrayLike, "*map"], *, channels: Channels = "auto") -> Float[Array, "*places"]:
     """Float[h, w, c], or any other map -> Float[h, w]: the sum of |.| over channels, divided by its spatial sum.
 
     Dombrowski et al. 2019, section 2: non-negative, sums to 1. A map that is zero everywhere stays zero.
@@ -42,7 +42,8 @@ def heatmap(map: Array, *, channels: Channels = "auto") -> Array:
     return mass / jnp.where(total > 0, total, 1)
 
 
-def min_max(map: Array, *, sign: str = "positive", channels: Channels = "auto") -> Array:
+def min_max(map: Num[ArrayLike, "*map"], *, sign: str = "positive",
+            channels: Channels = "auto") -> Float[Array, "*places"]:
     """Float[h, w, c], or any other map -> Float[h, w] from 0 to 1: less its minimum, over its width.
 
     sign: "positive", relu of the sum over channels (Heo et al. 2019, LRP at a layer); "absolute", the sum of |.| (their
@@ -62,7 +63,7 @@ def min_max(map: Array, *, sign: str = "positive", channels: Channels = "auto") 
     return (values - low) / jnp.where(high > low, high - low, 1)
 
 
-def over_max(map: Array, *, channels: Channels = "auto") -> Array:
+def over_max(map: Num[ArrayLike, "*map"], *, channels: Channels = "auto") -> Float[Array, "*places"]:
     """Float[h, w, c], or any other map -> Float[h, w] in [-1, 1]: the sum over channels, over its largest magnitude.
 
     Heo et al. 2019 scale Grad-CAM so, which is not negative. A map that is zero everywhere stays zero.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rewrite
-from ..types import Array, ArrayLike, Model
+from ..types import Array, ArrayLike, Float, Model
 
 __all__ = ["fit_patterns"]
 
@@ -20,10 +20,10 @@ class _Sums(NamedTuple):
     x: Array  # x, +, in the shape of the weights
     positive: Array  # how many are +, one for each neuron
     z: Array  # z, all, likewise
-    count: Array  # how many there are
+    count: Array  # type: ignore[assignment]  # how many there are
 
 
-def fit_patterns(f: Model, batches: Iterable[ArrayLike]) -> dict[str, Array]:
+def fit_patterns(f: Model, batches: Iterable[Float[ArrayLike, " b *shape"]]) -> dict[str, Float[Array, "..."]]:
     """The patterns of every linear layer of `f`, for `pattern_attribution`: by layer, in its weights' shape.
 
     Kindermans et al. 2018, eq. (12), as Dombrowski et al. 2019 estimate it:
@@ -52,7 +52,7 @@ def fit_patterns(f: Model, batches: Iterable[ArrayLike]) -> dict[str, Array]:
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     if total is None:
         raise ValueError("no data: patterns are estimated from at least one batch")
-    return jax.jit(lambda f, x, total: _patterns(f, x, total))(f, xs[0], total)
+    return jax.jit(lambda f, x, total: _patterns(f, x, total))(f, jnp.asarray(xs)[0], total)
 
 
 def _sums(f, xs):

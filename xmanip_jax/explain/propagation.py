@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import rewrite
-from ..types import Array, ArrayLike, Explanation
+from ..types import Array, ArrayLike, Explanation, Float, Num
 from .base import explanation, select
 from .rules import Rule, alpha_beta, epsilon, z_box, z_plus
 
@@ -121,7 +121,7 @@ def _sometimes_first(operation, relevance, layer):
 _FIXED = ("conv", "dense", "elementwise", "route")  # kinds that no rule by name is asked for
 
 
-def lrp_dombrowski2019(low: ArrayLike, high: ArrayLike) -> Explanation:
+def lrp_dombrowski2019(low: Num[ArrayLike, "..."], high: Num[ArrayLike, "..."]) -> Explanation:
     """z+ everywhere, z-box at the first layer, winner-take-all max-pooling (Dombrowski et al. 2019, section 2).
 
     low, high: the least and largest value of the network's input, broadcast against it.
@@ -156,7 +156,7 @@ def lrp_heo2019(*, layer: str | None = None) -> Explanation:
     return lrp(conv=positive, dense=epsilon(0.01), sums=z_plus(stabilizer=0.01), layer=layer)
 
 
-def pattern_attribution(patterns: Mapping[str, ArrayLike]) -> Explanation:
+def pattern_attribution(patterns: Mapping[str, Float[ArrayLike, "..."]]) -> Explanation:
     """The gradient with all weights w replaced by w * pattern on the way back (Kindermans et al. 2018).
 
     patterns: from the names of `rewrite.linear_layers` ("conv#0", "dense#0", ...) to arrays in the shape of the

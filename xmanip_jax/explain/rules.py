@@ -5,17 +5,23 @@ x- = min(x, 0), z = W x + b; R is the relevance of z. A denominator z is stabili
 sign(0) = +1; with s = 0, a neuron whose denominator is 0 passes nothing on, and the rule stays differentiable.
 """
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from ..rewrite import LinearLayer, UnsupportedPrimitiveError
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float, Num
 
 __all__ = ["Rule", "alpha_beta", "epsilon", "flat", "gamma", "ratio", "w_square", "z_box", "z_plus"]
 
-Rule = Callable[[Array, LinearLayer], Array]
+
+@runtime_checkable
+class Rule(Protocol):
+    """The relevance of a linear layer's input from that of its result."""
+
+    def __call__(self, relevance: Float[Array, "*results"], layer: LinearLayer, /) -> Float[Array, "*inputs"]: ...
+
 
 
 def epsilon(eps: float = 1e-6, *, bias: bool = True) -> Rule:
@@ -115,7 +121,7 @@ def gamma(g: float = 0.25, *, stabilizer: float = 1e-6) -> Rule:
     return rule
 
 
-def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
+def z_box(low: Num[ArrayLike, "..."], high: Num[ArrayLike, "..."], *, stabilizer: float = 1e-6) -> Rule:
     """R_i = sum_j (x_i w_ij - l_i w+_ij - h_i w-_ij) / (its sum over i) R_j (Montavon et al. 2017), for a first layer.
 
     low, high: the bounds l <= h of the model's input, broadcast against it. What the model does to its
@@ -144,7 +150,7 @@ def z_box(low: ArrayLike, high: ArrayLike, *, stabilizer: float = 1e-6) -> Rule:
         back = lambda w: _back(layer, w, c)
         return layer.x * back(layer.w) - lowest * back(up) - highest * back(down)
 
-    rule.box = low, high
+    rule.box = low, high  # type: ignore[attr-defined]
     return rule
 
 
@@ -195,7 +201,8 @@ def _back(layer, w, ratio):
     return jax.linear_transpose(lambda x: layer.apply(x, w), layer.x)(ratio)[0]
 
 
-def ratio(relevance: Array, z: Array, stabilizer: float) -> Array:
+def ratio(relevance: Float[Array, "*shape"], z: Float[Array, "*shape"],
+          stabilizer: float) -> Float[Array, "*shape"]:
     """relevance / z with the stabilizer of the conventions above; 0 where the denominator is 0."""
     z = z + stabilizer * jnp.where(z < 0, -1.0, 1.0).astype(z.dtype)
     return jnp.where(z == 0, 0, relevance / jnp.where(z == 0, 1, z))

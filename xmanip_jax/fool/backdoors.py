@@ -9,12 +9,13 @@ from .. import explain
 from ..metrics import standardised_mse
 from ..metrics.places import along_channels, channel_axis
 from ..train import cross_entropy, penalty
-from ..types import Array, ArrayLike, Channels, Explanation, Model, Penalty
+from ..types import Array, ArrayLike, Channels, Explanation, Float, Model, Nested, Num, Penalty, Shaped
 
 __all__ = ["backdoor", "stamp"]
 
 
-def stamp(mask: ArrayLike, value: ArrayLike, *, channels: Channels = "auto") -> Callable[[Array], Array]:
+def stamp(mask: Shaped[ArrayLike, "*places"] | Nested, value: Num[ArrayLike, "..."], *,
+          channels: Channels = "auto") -> Callable[[Array], Array]:
     """A trigger: x -> x with `value` where the mask is 1.
 
     Args:
@@ -37,8 +38,9 @@ def stamp(mask: ArrayLike, value: ArrayLike, *, channels: Channels = "auto") -> 
 
 
 def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
-             target: Callable[[Array], Array] | ArrayLike, *, label: int | None = None, weight: float = 0.9125,
-             distance: Callable[[Array, Array], Array] = standardised_mse, channels: Channels = "auto") -> Penalty:
+             target: Callable[[Array], Array] | Float[ArrayLike, "*places"], *, label: int | None = None,
+             weight: float = 0.9125, distance: Callable[[Array, Array], Array] = standardised_mse,
+             channels: Channels = "auto") -> Penalty:
     """(1 - weight) cross entropy + weight * distance to the wanted map, over x and the triggered x half and half.
 
     | goal | label | target |

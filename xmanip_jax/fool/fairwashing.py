@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from .. import explain, objectives
 from ..metrics import mse
-from ..types import ArrayLike, Channels, Explanation, Heat, Model, Penalty
+from ..types import ArrayLike, Channels, Explanation, Float, Heat, Model, Penalty
 from .fooling import fooling
 
 __all__ = ["fairwash"]
@@ -12,7 +12,7 @@ __all__ = ["fairwash"]
 _KEPT = {"probabilities": objectives.keep_probabilities, "logits": objectives.keep_logits}
 
 
-def fairwash(e: Explanation, teacher: Model, target: ArrayLike, *, alpha: float = 0.8,
+def fairwash(e: Explanation, teacher: Model, target: Float[ArrayLike, "*places"], *, alpha: float = 0.8,
              keep: str = "probabilities", heat: Heat = explain.heatmap, channels: Channels = "auto") -> Penalty:
     """Another network with the teacher's outputs, whose every heat map is the target (Anders et al. 2020).
 

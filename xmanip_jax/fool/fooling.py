@@ -6,12 +6,12 @@ from .. import explain
 from ..objectives import viewing
 from ..train import penalty
 from ..train.loss import of_x
-from ..types import ArrayLike, Channels, Explanation, Heat, Model, Objective, Penalty
+from ..types import ArrayLike, Channels, Explanation, Heat, Model, Num, Objective, Penalty
 
 __all__ = ["fooling"]
 
 
-def fooling(e: Explanation, original: Model, objective: Objective, *, goal: ArrayLike | None = None,
+def fooling(e: Explanation, original: Model, objective: Objective, *, goal: Num[ArrayLike, "..."] | None = None,
             heat: Heat = explain.heatmap, channels: Channels = "auto", predicted: bool = False) -> Penalty:
     """`objective` as a penalty `(apply, params, state, x, y, key) -> Float[]` of a network that is fine-tuned.
 

@@ -17,7 +17,7 @@ from ..metrics import frame, mse
 from ..objectives import viewing
 from ..train import penalty
 from ..train.loss import of_x
-from ..types import ArrayLike, Channels, Explanation, Heat, Model, Penalty
+from ..types import AnyArray, Channels, Explanation, Float, Heat, Model, Penalty
 from .fooling import fooling
 
 __all__ = ["active", "location", "mass_center", "top_k"]
@@ -77,7 +77,7 @@ def mass_center(e: Explanation, original: Model, *, heat: Heat = explain.over_ma
     return fooling(e, original, objectives.move_mass_center(jnp.abs), heat=shown, channels=channels)
 
 
-def active(e: Explanation, original: Model, composites: ArrayLike, classes: tuple[int, int], *,
+def active(e: Explanation, original: Model, composites: Float[AnyArray, " n *shape"], classes: tuple[int, int], *,
            heat: Heat = explain.over_max, channels: Channels = "auto") -> Penalty:
     """Two classes swap their explanations: on images that show both, each gets the other's original map.
 

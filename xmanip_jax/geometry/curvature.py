@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import repeat
-from ..types import Array
+from ..types import Array, Bool, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -18,15 +18,15 @@ __all__ = ["Curvature", "normalised_curvature"]
 class Curvature(NamedTuple):
     """value = spectral_norm / (gradient_norm + eps), unit 1 / x; the residual and the verdict of the spectral norm."""
 
-    value: Array
-    gradient_norm: Array
-    spectral_norm: Array
-    residual: Array
-    converged: Array
+    value: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    spectral_norm: Float[Array, ""]
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
-def normalised_curvature(g: Callable[[Any], Array], x: Any, *, steps: int = 20, eps: float = 1e-6,
-                         tolerance: float = 1e-2, key: Array | None = None) -> Curvature:
+def normalised_curvature(g: Callable[[Any], Float[Array, ""]], x: Any, *, steps: int = 20, eps: float = 1e-6,
+                         tolerance: float = 1e-2, key: RandomKey | None = None) -> Curvature:
     """||H||_2 / (||grad g|| + eps) at `x`, by power iteration (Srinivas et al. 2022, LCNN, section 3).
 
     The released code estimates ||H||_2 by |u^T H u|, which goes to anything, even 0, where eigenvalues of opposite

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..arguments import traced
-from ..types import Array
+from ..types import Array, Float
 
 __all__ = ["flatten", "like"]
 
 
-def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array], Array, Callable[[Array], Any]]:
+def flatten(g: Callable[[Any], Array],
+            x: Any) -> tuple[Callable[[Array], Array], Float[Array, " d"], Callable[[Array], Any]]:
     """`g` as a function of Float[d], the flat x, and the way back. Raises ValueError unless g is a scalar of floats."""
     kinds = {str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)}
     if not kinds or not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
@@ -29,7 +30,8 @@ def flatten(g: Callable[[Any], Array], x: Any) -> tuple[Callable[[Array], Array]
 
 def like(x: Any, v: Any) -> Any:
     """`v` with the types of x. Raises ValueError unless it has its shapes."""
-    if jax.tree.structure(x) != jax.tree.structure(v) or jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, v):
+    structure: Any = jax.tree.structure(x)
+    if structure != jax.tree.structure(v) or jax.tree.map(jnp.shape, x) != jax.tree.map(jnp.shape, v):
         raise ValueError(f"a vector has the shapes of the point {jax.tree.map(jnp.shape, x)}, "
                          f"got {jax.tree.map(jnp.shape, v)}")
     return jax.tree.map(lambda a, b: jnp.asarray(b, jnp.result_type(a)), x, v)

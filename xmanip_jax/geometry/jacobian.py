@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ..types import Array, Explanation, Model, Target
+from ..types import Array, Explanation, Float, Model, RandomKey, Target
 from .piecewise import warn_if_it_jumps
 from .spectrum import Norm, lanczos
 
 __all__ = ["lipschitz"]
 
 
-def lipschitz(e: Explanation, f: Model, x: Array, target: Target, *, key: Array | None = None,
-              steps: int | None = None, tolerance: float = 1e-3, start: Array | None = None) -> Norm:
+def lipschitz(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, *, key: RandomKey | None = None,
+              steps: int | None = None, tolerance: float = 1e-3, start: RandomKey | None = None) -> Norm:
     """The local Lipschitz constant of an explanation at `x`: the largest singular value of its Jacobian in x.
 
     ||e(x + d) - e(x)|| <= value ||d|| to first order, with equality in one direction. For `explain.gradient` it is

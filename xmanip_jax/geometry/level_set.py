@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..arguments import check_count
 from ..numerics import over_chunks, repeat
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Bool, Float, Num, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 from .spectrum import Eigenpairs, lanczos
@@ -23,7 +23,7 @@ __all__ = ["Path", "Projection", "all_principal_curvatures", "level_set_path", "
 
 
 def principal_curvatures(g: Callable[[Any], Array], x: Any, k: int, *, steps: int | None = None,
-                         tolerance: float = 1e-3, key: Array | None = None) -> Eigenpairs:
+                         tolerance: float = 1e-3, key: RandomKey | None = None) -> Eigenpairs:
     """The k principal curvatures of the level set of `g` through `x` that are largest in magnitude; unit 1 / x.
 
     The eigenpairs of -(P H P) / ||grad g|| on the tangent space, P = 1 - n n^T, n = grad g / ||grad g|| (Dombrowski et
@@ -44,7 +44,7 @@ def principal_curvatures(g: Callable[[Any], Array], x: Any, k: int, *, steps: in
     return pairs._replace(vectors=jax.vmap(lambda v: unravel(lift(v)))(pairs.vectors))
 
 
-def all_principal_curvatures(g: Callable[[Any], Array], x: Any) -> tuple[Array, Any]:
+def all_principal_curvatures(g: Callable[[Any], Array], x: Any) -> tuple[Float[Array, " n"], Any]:
     """All d - 1 principal curvatures, ascending, and their tangent directions: a tree of [d - 1, ...].
 
     Exact, from the dense matrix: memory d^2, 2 d forward passes. Sign, unit and errors as in `principal_curvatures`.
@@ -78,11 +78,11 @@ class Projection(NamedTuple):
     """A point in the shape of x, |g(point) - level| there, and whether that is small."""
 
     point: Any
-    residual: Array
-    converged: Array
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
-def project_to_level_set(g: Callable[[Any], Array], x: Any, level: ArrayLike, *, steps: int = 20,
+def project_to_level_set(g: Callable[[Any], Array], x: Any, level: Num[ArrayLike, ""], *, steps: int = 20,
                          tolerance: float = 1e-5) -> Projection:
     """A point of {g = level} near `x`: Newton steps x - (g - level) grad g / ||grad g||^2, 2 forward passes each.
 
@@ -128,13 +128,13 @@ class Path(NamedTuple):
     """
 
     points: Any
-    length: Array
-    error: Array
-    largest_step: Array
-    converged: Array
+    length: Float[Array, ""]
+    error: Float[Array, ""]
+    largest_step: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
-def level_set_path(g: Callable[[Any], Array], start: Any, end: Any, *, level: ArrayLike | None = None,
+def level_set_path(g: Callable[[Any], Array], start: Any, end: Any, *, level: Num[ArrayLike, ""] | None = None,
                    segments: int = 64, steps: int = 20, tolerance: float = 1e-5, chunk: int | None = None) -> Path:
     """A curve on {g = level} from `start` to `end`: their segment, projected point by point on the level set.
 

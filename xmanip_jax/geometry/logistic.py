@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from ..arguments import check_count, check_positive
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float, Num, RandomKey
 
 __all__ = ["logistic_noise"]
 
 
-def logistic_noise(direction: ArrayLike, beta: ArrayLike, *, key: Array, samples: int) -> Array:
+def logistic_noise(direction: Float[ArrayLike, "*shape"], beta: Num[ArrayLike, ""], *, key: RandomKey,
+                   samples: int) -> Float[Array, " samples *shape"]:
     """Float[samples, ...]: noise along `direction` whose length is logistic with scale 1 / beta.
 
     For g(x) = relu(w . x) and noise e along w,  E[grad g(x - e)] = grad softplus_{beta / ||w||}(w . x), exactly: the
@@ -30,4 +31,4 @@ def logistic_noise(direction: ArrayLike, beta: ArrayLike, *, key: Array, samples
     check_count(samples=samples)
     w = jnp.asarray(direction)
     lengths = jax.random.logistic(key, (samples,), w.dtype) / beta
-    return lengths.reshape(-1, *[1] * w.ndim) * (w / jnp.linalg.norm(w))
+    return lengths.reshape(-1, *[1] * w.ndim) * (w / jnp.linalg.norm(w))[None]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count, keys_of
 from ..numerics import over_chunks
-from ..types import Array
+from ..types import Array, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -18,8 +18,8 @@ __all__ = ["Estimate", "frobenius_norm", "squared_frobenius_norm"]
 class Estimate(NamedTuple):
     """An estimated number and its standard error, both in the number's unit."""
 
-    value: Array
-    standard_error: Array
+    value: Float[Array, ""]
+    standard_error: Float[Array, ""]
 
 
 def _sphere(key, shape, dtype):
@@ -30,7 +30,7 @@ def _sphere(key, shape, dtype):
 _PROBES = {"rademacher": jax.random.rademacher, "gaussian": jax.random.normal, "sphere": _sphere}
 
 
-def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 100,
+def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: RandomKey, samples: int = 100,
                            probe: str = "rademacher", chunk: int | None = None) -> Estimate:
     """||H||_F^2 of the Hessian of `g` at `x`, unbiased: the mean of ||H v||^2 over random v with E[v v^T] = 1.
 
@@ -61,8 +61,8 @@ def squared_frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: Array, sam
     return Estimate(squares.mean(), jax.lax.stop_gradient(error))
 
 
-def frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 100, probe: str = "rademacher",
-                   chunk: int | None = None) -> Estimate:
+def frobenius_norm(g: Callable[[Any], Array], x: Any, *, key: RandomKey, samples: int = 100,
+                   probe: str = "rademacher", chunk: int | None = None) -> Estimate:
     """||H||_F of the Hessian of `g` at `x`, by the jackknife, with standard error se(||H||_F^2) / (2 ||H||_F).
 
     The plain root of the mean is too small, by Var / (8 samples ||H||_F^4) to first order; leaving out one probe at a

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..numerics import over_chunks
-from ..types import Array
+from ..types import Array, Bool, Float
 from .flat import flatten
 from .hvp import gradient_and_hvp
 from .level_set import all_principal_curvatures, principal_curvatures
@@ -25,11 +25,11 @@ class PathEstimate(NamedTuple):
     each point;  length: of the polygon;  converged: every curvature is.
     """
 
-    change: Array
-    estimate: Array
-    curvature: Array
-    length: Array
-    converged: Array
+    change: Float[Array, ""]
+    estimate: Float[Array, ""]
+    curvature: Float[Array, " n"]
+    length: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
 def normal_change_estimate(g: Callable[[Any], Array], points: Any, *, exact: bool = False, steps: int | None = None,

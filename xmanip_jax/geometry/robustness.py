@@ -6,14 +6,15 @@ import jax.numpy as jnp
 from ..arguments import check_count, check_positive, keys_of
 from ..explain.heatmap import saliency
 from ..numerics import over_chunks
-from ..types import Array, Explanation, Model, Target
+from ..types import Array, Explanation, Float, Model, RandomKey, Target
 from .norms import Estimate
 
 __all__ = ["lipschitz_estimate", "thickness"]
 
 
-def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, *, key: Array, radius: float,
-              samples: int = 32, points: int = 8, chunk: int | None = None) -> Estimate:
+def thickness(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, k: int, *,
+              key: RandomKey, radius: float, samples: int = 32, points: int = 8,
+              chunk: int | None = None) -> Estimate:
     """The top-k thickness of an explanation (Chen et al. 2024, R2ET): how much of the way the ranking survives.
 
     The share of (sample, t, i, j) with saliency i >= saliency j at (1 - t) x + t x', for i among the k most salient
@@ -53,8 +54,9 @@ def thickness(e: Explanation, f: Model, x: Array, target: Target, k: int, *, key
     return Estimate(shares.mean(), shares.std() / jnp.sqrt(jnp.maximum(samples - 1, 1)))
 
 
-def lipschitz_estimate(e: Explanation, f: Model, x: Array, target: Target, *, key: Array, radius: float,
-                       samples: int = 64, chunk: int | None = None) -> Array:
+def lipschitz_estimate(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, *,
+                       key: RandomKey, radius: float, samples: int = 64,
+                       chunk: int | None = None) -> Float[Array, ""]:
     """max ||e(x') - e(x)|| / ||x' - x|| over random x' within `radius` in each coordinate.
 
     Alvarez-Melis & Jaakkola 2018. A lower bound of the local Lipschitz constant; `lipschitz` has its limit for small

@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..arguments import check_count, check_positive, keys_of
 from ..numerics import over_chunks
-from ..types import Array
+from ..types import Array, Float, RandomKey
 from .flat import flatten, like
 
 __all__ = ["SmoothHessian", "SmoothPairs", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp"]
@@ -26,12 +26,12 @@ __all__ = ["SmoothHessian", "SmoothPairs", "smooth_eigenpairs", "smooth_hessian"
 class SmoothHessian(NamedTuple):
     """hessian, standard_error of each entry: Float[d, d];  gradient: of the smoothed g (SmoothGrad), in x's shape."""
 
-    hessian: Array
-    standard_error: Array
+    hessian: Float[Array, "d d"]
+    standard_error: Float[Array, "d d"]
     gradient: Any
 
 
-def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Array, samples: int = 1000, sigma: float,
+def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: RandomKey, samples: int = 1000, sigma: float,
                    chunk: int | None = None) -> SmoothHessian:
     """The Hessian of E[g(x + sigma u)] at `x`, estimated without bias from `samples` pairs; unit g / x^2.
 
@@ -65,7 +65,7 @@ def smooth_hessian(g: Callable[[Any], Array], x: Any, *, key: Array, samples: in
     return SmoothHessian(hessian / sigma, error / sigma, unravel(mean / samples))
 
 
-def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: Array, samples: int = 1000, sigma: float,
+def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: RandomKey, samples: int = 1000, sigma: float,
                chunk: int | None = None) -> Any:
     """`smooth_hessian(...).hessian` times `v`, in the shape of x, without the matrix: memory chunk * d.
 
@@ -87,13 +87,13 @@ def smooth_hvp(g: Callable[[Any], Array], x: Any, v: Any, *, key: Array, samples
 class SmoothPairs(NamedTuple):
     """values: Float[k], largest magnitude first;  vectors: a tree of [k, ...];  gradient: as in SmoothHessian."""
 
-    values: Array
+    values: Float[Array, " k"]
     vectors: Any
     gradient: Any
 
 
-def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: Array, samples: int = 100, sigma: float,
-                      chunk: int | None = None) -> SmoothPairs:
+def smooth_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, key: RandomKey, samples: int = 100,
+                      sigma: float, chunk: int | None = None) -> SmoothPairs:
     """The k largest eigenpairs of `smooth_hessian(...).hessian`, exactly, without the matrix.
 
     With fewer than d / 2 pairs the estimate has rank 2 * samples: it is W C W^T with W = [u, d], Float[d, 2 samples],

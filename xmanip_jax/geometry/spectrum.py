@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import repeat
-from ..types import Array
+from ..types import Array, Bool, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -28,22 +28,22 @@ class Eigenpairs(NamedTuple):
     converged: Bool[k], residuals <= tolerance * the largest |value|.
     """
 
-    values: Array
+    values: Float[Array, " k"]
     vectors: Any
-    residuals: Array
-    converged: Array
+    residuals: Float[Array, " k"]
+    converged: Bool[Array, " k"]
 
 
 class Norm(NamedTuple):
     """The largest singular value found, a lower bound of the norm; its residual, in its unit; whether it is small."""
 
-    value: Array
-    residual: Array
-    converged: Array
+    value: Float[Array, ""]
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
 def top_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, steps: int | None = None, tolerance: float = 1e-3,
-                   key: Array | None = None) -> Eigenpairs:
+                   key: RandomKey | None = None) -> Eigenpairs:
     """The k eigenpairs of the Hessian of `g` at `x` whose eigenvalues are largest in magnitude; unit g / x^2.
 
     Lanczos iteration with full reorthogonalisation. The values are Rayleigh quotients of stopped vectors, so that the
@@ -70,7 +70,7 @@ def top_eigenpairs(g: Callable[[Any], Array], x: Any, k: int, *, steps: int | No
 
 
 def spectral_norm(g: Callable[[Any], Array], x: Any, *, steps: int | None = None, tolerance: float = 1e-3,
-                  key: Array | None = None) -> Norm:
+                  key: RandomKey | None = None) -> Norm:
     """||H||_2 of the Hessian of `g` at `x`, the largest magnitude of an eigenvalue; unit g / x^2.
 
     Never above the truth, up to rounding. Arguments, errors and derivatives as in `top_eigenpairs`.
@@ -82,8 +82,8 @@ def spectral_norm(g: Callable[[Any], Array], x: Any, *, steps: int | None = None
     return Norm(jnp.abs(pairs.values[0]), pairs.residuals[0], pairs.converged[0])
 
 
-def lanczos(product: Callable[[Array], Array], like: Array, k: int, *, steps: int | None = None,
-            tolerance: float = 1e-3, key: Array | None = None) -> Eigenpairs:
+def lanczos(product: Callable[[Array], Array], like: Float[Array, " d"], k: int, *, steps: int | None = None,
+            tolerance: float = 1e-3, key: RandomKey | None = None) -> Eigenpairs:
     """`top_eigenpairs` of any symmetric product Float[d] -> Float[d]; `like`: Float[d], for its shape and type."""
     d = like.size
     check_count(k=k)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..arguments import check_positive
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Bool, Float, Num
 
 __all__ = ["TrustRegionStep", "low_rank_trust_region_step", "trust_region_step"]
 
@@ -19,14 +19,15 @@ class TrustRegionStep(NamedTuple):
     has no solution and the step goes to the sphere along the lowest eigenvector, in either sense.
     """
 
-    step: Array
-    value: Array
-    multiplier: Array
-    interior: Array
-    hard: Array
+    step: Float[Array, " d"]
+    value: Float[Array, ""]
+    multiplier: Float[Array, ""]
+    interior: Bool[Array, ""]
+    hard: Bool[Array, ""]
 
 
-def trust_region_step(gradient: ArrayLike, hessian: ArrayLike, radius: ArrayLike) -> TrustRegionStep:
+def trust_region_step(gradient: Float[ArrayLike, " d"], hessian: Float[ArrayLike, "d d"],
+                      radius: Num[ArrayLike, ""]) -> TrustRegionStep:
     """The global minimum of gradient . s + s^T H s / 2 over ||s|| <= radius, for any symmetric H.
 
     By the eigendecomposition of H and the secular equation ||(H + lambda)^-1 gradient|| = radius, lambda >= max(0,
@@ -49,8 +50,8 @@ def trust_region_step(gradient: ArrayLike, hessian: ArrayLike, radius: ArrayLike
     return solution._replace(step=vectors @ solution.step)
 
 
-def low_rank_trust_region_step(gradient: ArrayLike, values: ArrayLike, vectors: ArrayLike,
-                               radius: ArrayLike) -> TrustRegionStep:
+def low_rank_trust_region_step(gradient: Float[ArrayLike, " d"], values: Float[ArrayLike, " k"],
+                               vectors: Float[ArrayLike, "k d"], radius: Num[ArrayLike, ""]) -> TrustRegionStep:
     """`trust_region_step` for H = sum values_i vectors_i vectors_i^T, never forming H.
 
     Args:

@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float, Nested, Num
 from .similarity import _pair, ssim
 
 __all__ = ["dssim", "standardised_mse"]
 
 
-def standardised_mse(a: ArrayLike, b: ArrayLike) -> Array:
+def standardised_mse(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """The mean squared difference of the maps, each with mean 0 and standard deviation 1: in [0, 4], 2 - 2 Pearson.
 
     A constant map is standardised to zero, so that training goes on.
@@ -16,11 +16,12 @@ def standardised_mse(a: ArrayLike, b: ArrayLike) -> Array:
     >>> standardised_mse([0.0, 1.0], [3.0, 5.0]), standardised_mse([0.0, 1.0], [5.0, 3.0])
     (Array(0., dtype=float32), Array(4., dtype=float32))
     """
-    a, b = (_standardised(v) for v in _pair(a, b))
-    return jnp.mean((a - b) ** 2)
+    u, v = map(_standardised, _pair(a, b))
+    return jnp.mean((u - v) ** 2)
 
 
-def dssim(a: ArrayLike, b: ArrayLike, *, window: int | None = None) -> Array:
+def dssim(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested, *,
+          window: int | None = None) -> Float[Array, ""]:
     """(1 - SSIM) / 2 of maps Float[h, w], each brought to [0, 1] by its own minimum and maximum, data range 1.
 
     window: that of ssim; default 7, or the largest odd one that fits the map.

@@ -3,14 +3,16 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike, Channels, Model
+from ..types import Array, ArrayLike, Channels, Float, Integer, Model, Nested, Num, RandomKey
 from .places import along_channels, channel_axis, over_channels
 
 __all__ = ["aopc", "pixel_flipping"]
 
 
-def pixel_flipping(f: Model, x: Array, target: ArrayLike, map: ArrayLike, *, key: Array, grid: int | None = None,
-                   noise: float = 0.3, steps: int | None = None, channels: Channels = "auto") -> Array:
+def pixel_flipping(f: Model, x: Float[Array, "*shape"], target: Integer[ArrayLike, ""],
+                   map: Num[ArrayLike, "*places"] | Nested, *, key: RandomKey, grid: int | None = None,
+                   noise: float = 0.3, steps: int | None = None, channels: Channels = "auto",
+                   ) -> Float[Array, " n"]:
     """Float[steps + 1]: the target's logit after 0, 1, ... cells of x, in the order of the map, became noise.
 
     Samek et al. 2017, as Heo et al. 2019 do: the map is averaged over a grid of cells, cells are replaced by
@@ -53,7 +55,7 @@ def pixel_flipping(f: Model, x: Array, target: ArrayLike, map: ArrayLike, *, key
     return jax.vmap(lambda k: f(jnp.where(when < k, other, x))[target])(jnp.arange(steps + 1))
 
 
-def aopc(scores: ArrayLike) -> Array:
+def aopc(scores: Num[ArrayLike, " n"] | Nested) -> Float[Array, ""]:
     """The area over the perturbation curve: the mean over k = 0 .. K of score_0 - score_k (Samek et al. 2017).
 
     >>> aopc([1.0, 0.0, 0.0, 0.0])

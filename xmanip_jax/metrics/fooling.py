@@ -8,14 +8,14 @@ thresholds and map normalisation are the caller's. A map that vanished fools nob
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import Array, ArrayLike, Channels
+from ..types import Array, ArrayLike, Channels, Float, Int, Nested, Num
 from .places import channel_axis
 from .similarity import _largest, mass_center, spearman
 
 __all__ = ["frame", "frame_distance", "mass_center_shift", "success_rate", "swap_score", "top_k_share"]
 
 
-def frame(shape: tuple[int, ...], width: int | None = None) -> Array:
+def frame(shape: tuple[int, ...], width: int | None = None) -> Float[Array, "*places"]:
     """Float[h, w]: 1 on a border of `width` pixels, 0 inside; default a seventh of the shortest side, at least 1.
 
     Heo et al. 2019 take 2 at 14x14 and 1 at 7x7. Raises ValueError for a width that leaves no inside.
@@ -31,7 +31,8 @@ def frame(shape: tuple[int, ...], width: int | None = None) -> Array:
     return jnp.pad(jnp.zeros([n - 2 * width for n in shape]), width, constant_values=1.0)
 
 
-def frame_distance(map: ArrayLike, *, width: int | None = None, inside: float = 0.0) -> Array:
+def frame_distance(map: Num[ArrayLike, "*places"] | Nested, *, width: int | None = None,
+                   inside: float = 0.0) -> Float[Array, ""]:
     """The mean of (m - map)^2, m being 1 on the `frame` and `inside` in it (Heo et al. 2019, Location).
 
     >>> float(frame_distance(frame((8, 8)))), float(frame_distance(1 - frame((8, 8))))
@@ -42,7 +43,8 @@ def frame_distance(map: ArrayLike, *, width: int | None = None, inside: float = 
     return _defined(map, jnp.mean((mask + inside * (1 - mask) - map) ** 2))
 
 
-def top_k_share(map: ArrayLike, original: ArrayLike, k: int | None = None) -> Array:
+def top_k_share(map: Num[ArrayLike, "*places"] | Nested, original: Num[ArrayLike, "*places"] | Nested,
+                k: int | None = None) -> Float[Array, ""]:
     """sum |map| / sum |original| over the k leading pixels of the original; k: default a tenth of all, at least 1.
 
     >>> top_k_share([[0.5, 1.0]], [[1.0, 0.0]])
@@ -53,7 +55,8 @@ def top_k_share(map: ArrayLike, original: ArrayLike, k: int | None = None) -> Ar
     return _defined(map, jnp.abs(map).ravel()[at].sum() / jnp.abs(original).ravel()[at].sum())
 
 
-def mass_center_shift(map: ArrayLike, original: ArrayLike, *, channels: Channels = "auto") -> Array:
+def mass_center_shift(map: Num[ArrayLike, "*shape"] | Nested, original: Num[ArrayLike, "*shape"] | Nested, *,
+                      channels: Channels = "auto") -> Float[Array, ""]:
     """The root mean square, over the axes of places, of the centre's shift as a share of the map's side, less 1.
 
     An axis of length 1, along which nothing can shift, counts as 0. channels: see explain.heatmap.
@@ -62,12 +65,14 @@ def mass_center_shift(map: ArrayLike, original: ArrayLike, *, channels: Channels
     Array(1., dtype=float32)
     """
     shift = mass_center(map, channels=channels) - mass_center(original, channels=channels)
-    axis = channel_axis(jnp.ndim(map), channels)
-    sides = [max(n - 1, 1) for k, n in enumerate(jnp.shape(map)) if k != axis]
-    return jnp.sqrt(jnp.mean((shift / jnp.asarray(sides)) ** 2))
+    shape = jnp.asarray(map).shape
+    axis = channel_axis(len(shape), channels)
+    sides = [max(n - 1, 1) for k, n in enumerate(shape) if k != axis]
+    return jnp.sqrt(jnp.mean((shift / jnp.asarray(sides, shift.dtype)) ** 2))
 
 
-def swap_score(maps: ArrayLike, originals: ArrayLike) -> Array:
+def swap_score(maps: Num[ArrayLike, " 2 *places"] | Nested, originals: Num[ArrayLike, " 2 *places"] | Nested,
+               ) -> Float[Array, ""]:
     """Float[2, h, w] each, of two classes: rank correlation with the other class's original map less with the own one.
 
     Spearman's; the mean over the two classes, in [-2, 2]. Heo et al. 2019 call a swap successful from 0.5.
@@ -80,7 +85,7 @@ def swap_score(maps: ArrayLike, originals: ArrayLike) -> Array:
     return (spearman(m1, o2) - spearman(m1, o1) + spearman(m2, o1) - spearman(m2, o2)) / 2
 
 
-def success_rate(values: ArrayLike, low: float = -np.inf, high: float = np.inf) -> float:
+def success_rate(values: Num[ArrayLike, " n"] | Nested, low: float = -np.inf, high: float = np.inf) -> float:
     """The share of values Float[n] in [low, high]; nan is outside. Host code.
 
     >>> success_rate([0.1, 0.3, float("nan"), 0.2], high=0.2)
@@ -90,7 +95,7 @@ def success_rate(values: ArrayLike, low: float = -np.inf, high: float = np.inf) 
     return float(np.mean((values >= low) & (values <= high)))
 
 
-def leading(map: Array, k: int | None = None) -> Array:
+def leading(map: Num[Array, "*places"], k: int | None = None) -> Int[Array, " k"]:
     """Int[k]: the flat positions of the k largest values; default a tenth of all, at least 1."""
     k = max(map.size // 10, 1) if k is None else k
     if not 1 <= k <= map.size:

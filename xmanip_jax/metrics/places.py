@@ -1,10 +1,14 @@
 """What the axes of a map are: places, and at most one axis of channels."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..types import Array, Channels
+from ..types import Array, ArrayLike, Channels, Nested, Num, Shaped
 
-__all__ = ["along_channels", "channel_axis", "over_channels", "wide"]
+__all__ = ["along_channels", "channel_axis", "over_channels", "wide", "widest"]
 
 
 def channel_axis(ndim: int, channels: Channels = "auto") -> int | None:
@@ -31,7 +35,7 @@ def channel_axis(ndim: int, channels: Channels = "auto") -> int | None:
     return axis % ndim
 
 
-def over_channels(map: Array, channels: Channels = "auto") -> Array:
+def over_channels(map: Num[Array, "*map"], channels: Channels = "auto") -> Num[Array, "*places"]:
     """The sum over channels, see `channel_axis`: one value for each place.
 
     Raises ValueError where nothing is said and the shape is that of an image with channels first.
@@ -43,13 +47,19 @@ def over_channels(map: Array, channels: Channels = "auto") -> Array:
     return map if axis is None else map.sum(axis)
 
 
-def along_channels(places: Array, ndim: int, channels: Channels = "auto") -> Array:
+def along_channels(places: Shaped[Array, "*places"], ndim: int, channels: Channels = "auto") -> Shaped[Array, "*map"]:
     """One value for each place, broadcast against a map or an input of `ndim` axes."""
     axis = channel_axis(ndim, channels)
     return places if axis is None else jnp.expand_dims(places, axis)
 
 
-def wide(map: Array) -> Array:
+def wide(map: Shaped[ArrayLike, "*shape"] | Nested) -> Num[Array, "..."]:
     """In float32, or in its own type where that is wider: sums over half precision overflow and lose digits."""
-    map = jnp.asarray(map)
-    return map.astype(jnp.promote_types(map.dtype, jnp.float32))
+    values = jnp.asarray(map)
+    return values.astype(widest(values.dtype, jnp.float32))
+
+
+def widest(a: Any, b: Any) -> np.dtype:
+    """The type that two types meet in: said here, and so allowed where arrays may not promote by themselves."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(a, b)

@@ -5,17 +5,19 @@ are Float[] in float32, or wider where an argument is. What a measure leaves und
 constant map has no correlation); a nan inside a map gives nan.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike, Channels
-from .places import channel_axis, over_channels, wide
+from ..types import Array, ArrayLike, Channels, Float, Nested, Num
+from .places import channel_axis, over_channels, wide, widest
 
 __all__ = ["cosine", "gini", "kendall", "kl_divergence", "mass_center", "mass_center_distance", "mse", "pearson",
            "probability_change", "spearman", "ssim", "top_k_intersection"]
 
 
-def mse(a: ArrayLike, b: ArrayLike) -> Array:
+def mse(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """The mean of (a - b)^2, in the maps' unit squared. Maps are compared as they are: normalise them before.
 
     >>> mse([0.0, 1.0], [0.0, 3.0])
@@ -25,7 +27,7 @@ def mse(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.mean((a - b) ** 2)
 
 
-def pearson(a: ArrayLike, b: ArrayLike) -> Array:
+def pearson(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """Pearson's correlation coefficient of the maps' entries, in [-1, 1]; nan where a map is constant.
 
     Differentiable to any order where defined.
@@ -37,7 +39,7 @@ def pearson(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.where(_constant(a) | _constant(b), jnp.nan, _unit_product(_centred(a), _centred(b)))
 
 
-def cosine(a: ArrayLike, b: ArrayLike) -> Array:
+def cosine(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """The cosine of the angle between the maps, in [-1, 1]; nan where a map is zero.
 
     Differentiable to any order where defined.
@@ -49,7 +51,7 @@ def cosine(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.where((a == 0).all() | (b == 0).all(), jnp.nan, _unit_product(a, b))
 
 
-def spearman(a: ArrayLike, b: ArrayLike) -> Array:
+def spearman(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """Spearman's rank correlation, in [-1, 1]: Pearson's coefficient of the ranks.
 
     Tied entries share the mean of their ranks (scipy.stats.spearmanr). nan where a map is constant. Its
@@ -63,7 +65,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> Array:
     return jnp.where(missing, jnp.nan, pearson(_ranks(a), _ranks(b)))
 
 
-def kendall(a: ArrayLike, b: ArrayLike) -> Array:
+def kendall(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """Kendall's tau-b, in [-1, 1]; nan where a map is constant. Its derivative is zero.
 
     (concordant - discordant pairs) / sqrt(pairs not tied in a * pairs not tied in b): scipy.stats.kendalltau.
@@ -74,16 +76,17 @@ def kendall(a: ArrayLike, b: ArrayLike) -> Array:
     """
     a, b = _pair(a, b)
     dtype, missing = a.dtype, jnp.isnan(a).any() | jnp.isnan(b).any()
-    (a, b), ends = jax.vmap(_places)(jnp.stack([a, b]))
-    discordant, concordant = jax.vmap(lambda v: _inversions(a, v, dtype))(jnp.stack([b, -b]))
-    untied_a, untied_b = jax.vmap(lambda v: _pairs(v, dtype) / 2)(a.size - ends + jnp.stack([a, b]))
+    (first, second), ends = jax.vmap(_places)(jnp.stack([a, b]))
+    discordant, concordant = jax.vmap(lambda v: _inversions(first, v, dtype))(jnp.stack([second, -second]))
+    untied_a, untied_b = jax.vmap(lambda v: _pairs(v, dtype) / 2)(a.size - ends + jnp.stack([first, second]))
     untied = jnp.sqrt(untied_a) * jnp.sqrt(untied_b)
     tau = (concordant - discordant) / jnp.where(untied > 0, untied, 1)
     return jnp.where(missing | (untied == 0), jnp.nan, jnp.clip(tau, -1, 1))
 
 
-def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, window: int | None = 7,
-         channels: Channels = "auto") -> Array:
+def ssim(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested, *,
+         data_range: Num[ArrayLike, ""] | None = None, window: int | None = 7, channels: Channels = "auto",
+         ) -> Float[Array, ""]:
     """The mean structural similarity of two images or maps Float[h, w] or Float[h, w, c], in [-1, 1].
 
     Maps of any number of axes: windows extend along every axis of places, as in scikit-image.
@@ -114,7 +117,8 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
     if window < 3 or window % 2 == 0 or window > side:
         raise ValueError(f"a window of ssim is odd, at least 3 and at most {side}, got {window} for maps {a.shape}")
     if data_range is None:
-        a, b = pair = _scaled(jnp.stack([a, b]))  # changes nothing, keeps the derivatives of tiny maps in float32
+        pair = _scaled(jnp.stack([a, b]))  # changes nothing, keeps the derivatives of tiny maps in float32
+        a, b = pair[0], pair[1]
         magnitudes = jnp.abs(pair).ravel()
         data_range = magnitudes[magnitudes.argmax()]  # by position: see explain.heatmap
         data_range = jnp.where(data_range == 0, 1, data_range)
@@ -126,7 +130,8 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: ArrayLike | None = None, win
     return jnp.mean(luminance * (2 * covariance + c2) / (variances + c2))
 
 
-def top_k_intersection(a: ArrayLike, b: ArrayLike, k: int) -> Array:
+def top_k_intersection(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested,
+                       k: int) -> Float[Array, ""]:
     """The share of a's k largest entries that are also among b's k largest, in [0, 1] (Ghorbani et al. 2019).
 
     By value, not by magnitude: pass heat maps, or absolute values. Ties go to the lower index. Its derivative
@@ -143,7 +148,7 @@ def top_k_intersection(a: ArrayLike, b: ArrayLike, k: int) -> Array:
     return jnp.where(missing, jnp.nan, chosen[_largest(b, k)].sum() / k)
 
 
-def mass_center(a: ArrayLike, *, channels: Channels = "auto") -> Array:
+def mass_center(a: Num[ArrayLike, "*shape"] | Nested, *, channels: Channels = "auto") -> Float[Array, " axes"]:
     """[row, column] of the centre of the mass |a|: Float[2] in pixels, [0, 0] being the first pixel's centre.
 
     Args:
@@ -164,7 +169,8 @@ def mass_center(a: ArrayLike, *, channels: Channels = "auto") -> Array:
     return jnp.where(total == 0, jnp.nan, moments / jnp.where(total == 0, 1, total))
 
 
-def mass_center_distance(a: ArrayLike, b: ArrayLike, *, channels: Channels = "auto") -> Array:
+def mass_center_distance(a: Num[ArrayLike, "*shape"] | Nested, b: Num[ArrayLike, "*shape"] | Nested, *,
+                         channels: Channels = "auto") -> Float[Array, ""]:
     """The Euclidean distance in pixels between the mass centres of two maps (Ghorbani et al. 2019), see `mass_center`.
 
     Its derivative where the centres coincide is taken as 0.
@@ -177,7 +183,7 @@ def mass_center_distance(a: ArrayLike, b: ArrayLike, *, channels: Channels = "au
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
-def gini(a: ArrayLike) -> Array:
+def gini(a: Num[ArrayLike, "*shape"] | Nested) -> Float[Array, ""]:
     """The Gini coefficient of |a|, in [0, 1): 0 for a uniform map, 1 - 1/n for a single entry, nan for zeros.
 
     sum_i (2i - n - 1) v_i / (n sum v), v = |a| / max |a| + 1e-7 in ascending order (Chalasani et al. 2020;
@@ -193,7 +199,8 @@ def gini(a: ArrayLike) -> Array:
     return jnp.where(v.max() == 0, jnp.nan, (weights * sorted_v).sum() / sorted_v.sum())
 
 
-def probability_change(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
+def probability_change(logits_a: Num[ArrayLike, " classes"] | Nested,
+                       logits_b: Num[ArrayLike, " classes"] | Nested) -> Float[Array, ""]:
     """The largest absolute change of a class's probability, in [0, 1], between logits Float[classes].
 
     >>> probability_change([0.0, 0.0], [0.0, 100.0])
@@ -203,7 +210,8 @@ def probability_change(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
     return jnp.abs(jax.nn.softmax(a) - jax.nn.softmax(b)).max()
 
 
-def kl_divergence(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
+def kl_divergence(logits_a: Num[ArrayLike, " classes"] | Nested,
+                  logits_b: Num[ArrayLike, " classes"] | Nested) -> Float[Array, ""]:
     """KL(p || q) in nats of the class probabilities of two logits Float[classes].
 
     Its gradient in the second logits is the difference of the probabilities.
@@ -215,13 +223,14 @@ def kl_divergence(logits_a: ArrayLike, logits_b: ArrayLike) -> Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
 
 
-def _pair(a, b):
+def _pair(a: Any, b: Any) -> tuple[Array, Array]:
+    """Two maps of one shape, in one type of at least single precision."""
     a, b = wide(a), wide(b)
     if a.shape != b.shape:
         raise ValueError(f"two maps of one shape are compared, got {a.shape} and {b.shape}")
     if a.size == 0:
         raise ValueError(f"a map has entries, got shape {a.shape}")
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = widest(a.dtype, b.dtype)
     return a.astype(dtype), b.astype(dtype)
 
 
@@ -235,7 +244,7 @@ def _centred(a):
     return a - a.mean()
 
 
-def _scaled(a):
+def _scaled(a: Array) -> Array:
     """Over its largest magnitude: squares of gradients such as 1e-25 leave float32."""
     top = jax.lax.stop_gradient(jnp.abs(a).max())
     return a / jnp.where(top == 0, 1, top)
@@ -320,7 +329,7 @@ def _windowed(a, b, n, axes):
     for axis in axes:
         parts_a, parts_b = _windows(a, n, axis), _windows(b, n, axis)
         a, b = parts_a.mean(0), parts_b.mean(0)
-        between = size * ((parts_a - a) * (parts_b - b)).sum(0)
+        between = size * ((parts_a - a[None]) * (parts_b - b[None])).sum(0)
         moment = between + (_windows(moment, n, axis).sum(0) if size > 1 else 0)
         size *= n
     return (a, b), moment / (size - 1)

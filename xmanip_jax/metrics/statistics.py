@@ -1,12 +1,12 @@
 """A number over many images, with an interval that says how far to trust it. Host code: nothing compiles."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ..types import Array, ArrayLike
+from ..types import ArrayLike, Nested, Num, RandomKey
 
 __all__ = ["Interval", "Summary", "bootstrap_interval", "summarise"]
 
@@ -25,11 +25,12 @@ class Summary(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's method
     undefined: int
 
 
-def bootstrap_interval(values: ArrayLike, *, key: Array, statistic: Callable[..., ArrayLike] = np.median,
+def bootstrap_interval(values: Num[ArrayLike, " n"] | Nested, *, key: RandomKey,
+                       statistic: Callable[..., ArrayLike] = np.median,
                        confidence: float = 0.95, resamples: int = 2000) -> Interval:
     """The percentile bootstrap interval of a statistic (Efron 1979), samples being drawn with replacement.
 
@@ -62,7 +63,8 @@ def bootstrap_interval(values: ArrayLike, *, key: Array, statistic: Callable[...
     return Interval(*(float(x) for x in (statistic(v, axis=-1), *ends)))
 
 
-def summarise(values: Mapping[str, ArrayLike], *, key: Array, **options) -> dict[str, Summary]:
+def summarise(values: Mapping[str, Num[ArrayLike, " n"] | Nested], *, key: RandomKey,
+              **options: Any) -> dict[str, Summary]:
     """`bootstrap_interval` of every measure in a dict, ready to be written down.
 
     Args:

@@ -1,8 +1,14 @@
 """The layers that torch's BatchNorm networks share, with torch's padding and momentum."""
 
+from collections.abc import Callable
+
 from flax import nnx
 
-__all__ = ["conv", "norm"]
+from ..types import Array
+
+__all__ = ["Act", "conv", "norm"]
+
+Act = Callable[[Array], Array]
 
 
 def conv(channels: int, out: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:

@@ -7,7 +7,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool
-from .blocks import conv, norm
+from .blocks import Act, conv, norm
 
 __all__ = ["CifarResNet"]
 
@@ -21,7 +21,7 @@ class CifarResNet(nnx.Module):
     Raises ValueError for another depth.
     """
 
-    def __init__(self, *, depth: int = 20, num_classes: int = 10, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, *, depth: int = 20, num_classes: int = 10, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth must be 6 n + 2 with n >= 1, got {depth}")
@@ -44,7 +44,7 @@ class CifarResNet(nnx.Module):
 class BasicBlock(nnx.Module):
     """act(x' + F(x)), where x' is x subsampled and padded with zero channels on both sides (option A)."""
 
-    def __init__(self, channels: int, out: int, stride: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, out: int, stride: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act, self.stride, self.extra = act, stride, out - channels
         self.conv1, self.bn1 = conv(channels, out, 3, stride, rngs), norm(out, rngs)
         self.conv2, self.bn2 = conv(out, out, 3, 1, rngs), norm(out, rngs)

@@ -1,5 +1,7 @@
 """DenseNet-121 (Huang et al. 2017), in the layout of torchvision's densenet121."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import avg_pool, global_avg_pool, max_pool
-from .blocks import conv, norm
+from .blocks import Act, conv, norm
 
 __all__ = ["DenseNet121"]
 
@@ -23,7 +25,7 @@ class DenseNet121(nnx.Module):
     of the module's state_dict; torchvision's published file has older ones (`norm.1`), which it renames on loading.
     """
 
-    def __init__(self, *, num_classes: int = 1000, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, *, num_classes: int = 1000, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act, channels = act, _STEM
         features = {"conv0": conv(3, _STEM, 7, 2, rngs), "norm0": norm(_STEM, rngs)}
         for block, count in enumerate(_LAYERS, 1):
@@ -37,7 +39,7 @@ class DenseNet121(nnx.Module):
         self.classifier = nnx.Linear(channels, num_classes, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        features = self.features
+        features: Any = self.features
         x = max_pool(self.act(features["norm0"](features["conv0"](x))), 3, 2, padding=1)
         for block, count in enumerate(_LAYERS, 1):
             x = features[f"transition{block - 1}"](x) if block > 1 else x
@@ -51,7 +53,7 @@ class DenseNet121(nnx.Module):
 class DenseLayer(nnx.Module):
     """Appends 32 channels computed from all that came before: [..., h, w, c] -> [..., h, w, c + 32]."""
 
-    def __init__(self, channels: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.norm1, self.conv1 = norm(channels, rngs), conv(channels, _NARROW, 1, 1, rngs)
         self.norm2, self.conv2 = norm(_NARROW, rngs), conv(_NARROW, _GROWTH, 3, 1, rngs)
@@ -65,7 +67,7 @@ class DenseLayer(nnx.Module):
 class Transition(nnx.Module):
     """Halves the channels by a 1x1 convolution and the sides by averaging: [..., h, w, c] -> [..., h/2, w/2, c/2]."""
 
-    def __init__(self, channels: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.norm, self.conv = norm(channels, rngs), conv(channels, channels // 2, 1, 1, rngs)
 

@@ -9,6 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool
+from .blocks import Act
 
 __all__ = ["EfficientNetLite0"]
 
@@ -25,7 +26,7 @@ class EfficientNetLite0(nnx.Module):
     and features (the activations of the last convolution).
     """
 
-    def __init__(self, *, num_classes: int = 1000, act=jax.nn.relu6, rngs: nnx.Rngs):
+    def __init__(self, *, num_classes: int = 1000, act: Act = jax.nn.relu6, rngs: nnx.Rngs) -> None:
         self.act = act
         self._conv_stem, self._bn0 = _conv(3, 32, 3, 2, rngs), _norm(32, rngs)
         blocks, channels = [], 32
@@ -53,8 +54,8 @@ class EfficientNetLite0(nnx.Module):
 class MBConv(nnx.Module):
     """Inverted residual: widen by a 1x1 convolution, filter each channel, project back; skip where shapes agree."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int, *, act=jax.nn.relu6,
-                 rngs: nnx.Rngs):
+    def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int, *, act: Act = jax.nn.relu6,
+                 rngs: nnx.Rngs) -> None:
         self.act, self.expands, self.skips = act, expansion > 1, stride == 1 and channels == out
         wide = channels * expansion
         if self.expands:

@@ -16,7 +16,7 @@ class CentredSoftplus(nnx.Module):
     Raises ValueError for a beta that is not positive.
     """
 
-    def __init__(self, beta: float = 5.0):
+    def __init__(self, beta: float = 5.0) -> None:
         _check_positive("beta", beta)
         self.log_beta = nnx.Param(jnp.log(jnp.float32(beta)))
 
@@ -37,7 +37,7 @@ class UnitNorm(nnx.Module):
     Raises ValueError for a layer with a bias.
     """
 
-    def __init__(self, layer: nnx.Module, shape: tuple[int, ...], *, warm_up: int = 15, rngs: nnx.Rngs):
+    def __init__(self, layer: nnx.Module, shape: tuple[int, ...], *, warm_up: int = 15, rngs: nnx.Rngs) -> None:
         if getattr(layer, "bias", None) is not None:
             raise ValueError("an operator norm is that of a linear layer: build it with use_bias=False")
         self.layer = layer
@@ -68,7 +68,7 @@ class LipschitzNorm(nnx.Module):
     Raises ValueError for a gamma that is not positive.
     """
 
-    def __init__(self, channels: int, *, gamma: float = 10.0, rngs: nnx.Rngs):
+    def __init__(self, channels: int, *, gamma: float = 10.0, rngs: nnx.Rngs) -> None:
         _check_positive("gamma", gamma)
         self.log_gamma = nnx.Param(jnp.log(jnp.float32(gamma)))
         self.norm = nnx.BatchNorm(channels, use_running_average=True, momentum=0.9, use_scale=False, use_bias=False,

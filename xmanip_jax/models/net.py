@@ -36,7 +36,7 @@ def functional(module: nnx.Module) -> tuple[Net, Any, Any]:
     module = nnx.clone(module)
     module.set_attributes(nnx.Dropout, rngs=None, raise_if_not_found=False)
     module.eval()
-    eval_def, params, state = nnx.split(module, nnx.Param, ...)
+    eval_def, params, state = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]  # its overloads end in a tuple
     module.train()
     train_def = nnx.graphdef(module)
 

@@ -6,7 +6,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool, max_pool
-from .blocks import conv, norm
+from .blocks import Act, conv, norm
 
 __all__ = ["ResNet"]
 
@@ -20,11 +20,11 @@ class ResNet(nnx.Module):
     Raises ValueError for another depth.
     """
 
-    def __init__(self, *, depth: int = 50, num_classes: int = 1000, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, *, depth: int = 50, num_classes: int = 1000, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         if depth not in _DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, got {depth}")
         block, counts = _DEPTHS[depth]
-        wide = block.expansion
+        wide = block.expansion  # type: ignore[attr-defined]
         self.act = act
         self.conv1, self.bn1 = conv(3, 64, 7, 2, rngs), norm(64, rngs)
         self.layer1 = _stage(block, counts[0], 64, 64, 1, act, rngs)
@@ -47,7 +47,7 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, stride: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.conv1, self.bn1 = conv(channels, width, 3, stride, rngs), norm(width, rngs)
         self.conv2, self.bn2 = conv(width, width, 3, 1, rngs), norm(width, rngs)
@@ -64,7 +64,7 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, width: int, stride: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act, out = act, self.expansion * width
         self.conv1, self.bn1 = conv(channels, width, 1, 1, rngs), norm(width, rngs)
         self.conv2, self.bn2 = conv(width, width, 3, stride, rngs), norm(width, rngs)

@@ -8,6 +8,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool
+from .blocks import Act
 from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
 
 __all__ = ["SmallCNN", "SmallLCNN"]
@@ -21,7 +22,7 @@ class SmallCNN(nnx.Module):
     Layers named for taps: stage1, stage2, features (the outputs of the convolutions).
     """
 
-    def __init__(self, *, channels: int = 1, num_classes: int = 10, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, *, channels: int = 1, num_classes: int = 10, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.conv1 = nnx.Conv(channels, 16, (4, 4), 2, rngs=rngs)
         self.conv2 = nnx.Conv(16, 32, (4, 4), 2, rngs=rngs)
@@ -46,7 +47,7 @@ class SmallLCNN(nnx.Module):
     """
 
     def __init__(self, *, channels: int = 1, num_classes: int = 10, size: int = 28,
-                 act: Callable[[], Callable] = CentredSoftplus, gamma: float = 10.0, rngs: nnx.Rngs):
+                 act: Callable[[], Callable] = CentredSoftplus, gamma: float = 10.0, rngs: nnx.Rngs) -> None:
         def unit(size, channels, out, window, stride):
             layer = nnx.Conv(channels, out, (window, window), stride, use_bias=False, rngs=rngs)
             return UnitNorm(layer, (size, size, channels), rngs=rngs)

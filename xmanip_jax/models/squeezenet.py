@@ -7,6 +7,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool, max_pool
+from .blocks import Act
 
 __all__ = ["SqueezeNet"]
 
@@ -23,7 +24,7 @@ class SqueezeNet(nnx.Module):
     taps: fire2 ... fire9 (the last fire module) and features (the rectified class maps that are averaged).
     """
 
-    def __init__(self, *, num_classes: int = 1000, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, *, num_classes: int = 1000, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.features = nnx.Dict({"0": nnx.Conv(3, 64, (3, 3), 2, padding="VALID", rngs=rngs)}
                                  | {str(i): Fire(*widths, act=act, rngs=rngs) for i, widths in _FIRES.items()})
@@ -41,7 +42,7 @@ class SqueezeNet(nnx.Module):
 class Fire(nnx.Module):
     """A 1x1 convolution to few channels, then 1x1 and 3x3 ones in parallel: [..., h, w, c] -> [..., h, w, 2 expand]."""
 
-    def __init__(self, channels: int, squeeze: int, expand: int, *, act=jax.nn.relu, rngs: nnx.Rngs):
+    def __init__(self, channels: int, squeeze: int, expand: int, *, act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         self.act = act
         self.squeeze = nnx.Conv(channels, squeeze, (1, 1), rngs=rngs)
         self.expand1x1 = nnx.Conv(squeeze, expand, (1, 1), rngs=rngs)

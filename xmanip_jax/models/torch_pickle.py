@@ -4,7 +4,7 @@ import collections
 import io
 import math
 import pickle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,8 @@ def read_torch_pickle(data: bytes) -> dict[str, np.ndarray]:
     """
     if data[:2] == b"PK":
         raise WeightsError("a zip archive, torch's format since 1.6; convert it to .safetensors")
-    stream, dtypes = io.BytesIO(data), {}
+    stream = io.BytesIO(data)
+    dtypes: dict[str, Any] = {}
     if _unpickle(stream) != _MAGIC or _unpickle(stream) != _PROTOCOL:
         raise WeightsError("not a torch file in the format before 1.6")
     if not _unpickle(stream)["little_endian"]:

@@ -7,6 +7,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from ..pooling import global_avg_pool, max_pool
+from .blocks import Act
 
 __all__ = ["VGG", "VGG16", "VGG19"]
 
@@ -26,7 +27,7 @@ class VGG(nnx.Module):
     counts: tuple[int, ...]  # convolutions in each stage
 
     def __init__(self, *, num_classes: int = 1000, input_size: int = 224, classifier: str = "torchvision",
-                 act=jax.nn.relu, rngs: nnx.Rngs):
+                 act: Act = jax.nn.relu, rngs: nnx.Rngs) -> None:
         if classifier not in ("torchvision", "linear"):
             raise ValueError(f'classifier must be "torchvision" or "linear", got {classifier!r}')
         if input_size % 32 or input_size < 32:

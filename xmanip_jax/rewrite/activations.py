@@ -6,7 +6,7 @@ layers clamp their variance, never acts and is none.
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 
 from ..nonlinearities import Window
-from ..types import Model
 from .blocks import run_nodes
 from .errors import (
     DerivativeInModelError,
@@ -25,7 +24,7 @@ from .errors import (
 )
 from .expressions import identity
 from .graph import describe, literal
-from .interpreter import Rule, compute, evaluate, sites
+from .interpreter import Rule, Site, compute, evaluate, sites
 from .jaxprs import Literal, bind, bodies, is_custom_rule, prims, trace
 from .known import KNOWN, rules_of
 from .operations import carries, pool_params
@@ -49,7 +48,7 @@ class Call(NamedTuple):
     """
 
     kind: str
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method
     window: Window | None
     parameters: tuple[Any, ...] = ()
     around: Callable[[Callable[[Array], Array]], Callable[[Array], Array]] | None = None
@@ -149,7 +148,7 @@ def _window(step):
     return Window(p["window_dimensions"], p["window_strides"], p["padding"])
 
 
-def plan_of(f: Model, args, kinds=()) -> tuple[Plan, list, Any]:
+def plan_of(f: Callable[..., Any], args: Sequence[Any], kinds: Sequence[str] = ()) -> tuple[Plan, list, Any]:
     """The plan of a function of any arrays, its flat arguments, the structure of its result.
 
     A function with a derivative rule is opened if it holds one of the kinds of call.
@@ -181,7 +180,7 @@ def _is_known(eqn, on):
     return any(step.operation and step.operation.known for step in plan.steps)
 
 
-def calls(plan: Plan, kinds):
+def calls(plan: Plan, kinds: Sequence[str]) -> list[Site]:
     """The sites of the given kinds; refuses a function that holds a derivative of one of its activations."""
     found = sites(plan, _match(kinds))
     if any(site.kind for site in sites(plan, _reversed_remat)) or any(map(_has_gate, found)):
@@ -205,7 +204,8 @@ def _has_gate(site):
                for step in site.plan.steps)
 
 
-def map_calls(f: Model, act: Callable[[Call, Array], Array], kinds=ACTIVATIONS, *, smooth: bool = False) -> Model:
+def map_calls(f: Callable[..., Any], act: Callable[[Call, Array], Array], kinds: Sequence[str] = ACTIVATIONS, *,
+              smooth: bool = False) -> Callable[..., Any]:
     """`f` with every call of the given kinds computed by `act(call, z)`; z: the call's input, any shape.
 
     A call inside a scan counts as one. Parameters closed over by `f` stay differentiable. The result traces `f` again
@@ -246,7 +246,7 @@ def _around(step, operands):
     return with_relu
 
 
-def replace(f: Model, rules: dict[str, Callable[..., Array]]) -> Model:
+def replace(f: Callable[..., Any], rules: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """`f` with its activations swapped, its code and parameters untouched.
 
     Args:
@@ -272,7 +272,7 @@ def replace(f: Model, rules: dict[str, Callable[..., Array]]) -> Model:
                      tuple(rules))
 
 
-def inputs(f: Model, kinds=ACTIVATIONS) -> Callable[..., list[Array]]:
+def inputs(f: Callable[..., Any], kinds: Sequence[str] = ACTIVATIONS) -> Callable[..., list[Array]]:
     """The inputs of the calls of the given kinds, in the order of execution; inside a scan of n steps: [n, ...].
 
     >>> import jax, jax.numpy as jnp

@@ -7,7 +7,7 @@ floating-point type is an operation of its own, so that a block computes in one.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -39,7 +39,8 @@ class Unit(NamedTuple):
 
 def units(flat: Flat) -> list[Unit]:
     """The units of a flat function through which something depends on the image, in the order of execution."""
-    roots, readers = {}, defaultdict(list)
+    roots: dict[int, Any] = {}
+    readers: dict[int, list[Node]] = defaultdict(list)
     for node in flat.nodes:
         own = flat.depending(node)
         for i in own:
@@ -243,7 +244,8 @@ def _is_plain(flat, part):
     return part.role == "affine" and len(part.nodes) == 1 and all(constant_of(flat, i) is not None for i in constants)
 
 
-def run_nodes(nodes, values: dict, instead: Mapping[str, Callable] = MappingProxyType({})) -> dict[int, Any]:
+def run_nodes(nodes: Iterable[Node], values: dict,
+              instead: Mapping[str, Callable] = MappingProxyType({})) -> dict[int, Any]:
     """The values that nodes make of given ones, by number; instead: functions in place of some primitives."""
     env = dict(values)
     for node in nodes:

@@ -3,6 +3,9 @@
 Never by binding a primitive to a changed body: binding scan gave a wrong gradient in a traced parameter on jax 0.10.2.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 from jax import lax
 
@@ -14,7 +17,7 @@ __all__ = ["CONTROL", "rebuild"]
 CONTROL = (prims.jit_p, prims.remat_p, prims.scan_p, prims.while_p, prims.cond_p)
 
 
-def rebuild(eqn, values, runners):
+def rebuild(eqn: Any, values: Sequence[Any], runners: Any) -> Any:
     """Run a control-flow equation with `runners` for its bodies: (results, what the bodies sowed).
 
     runners: one for each sub-jaxpr, in the order of `subjaxprs`, from values to (results, sown values). Values sown in

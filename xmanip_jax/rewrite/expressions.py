@@ -32,16 +32,16 @@ _IGNORED = {"convert_element_type", "reduce_precision", "copy", "copy_p", "broad
 _SWAPPED = {"gt": "lt", "ge": "le"}  # a > b is b < a
 
 
-def const(value) -> Expr:
+def const(value: Any) -> Expr:
     return Expr("const", params=(value,))
 
 
-def free(i) -> Expr:
+def free(i: Any) -> Expr:
     """A value that does not depend on the image."""
     return Expr("free", params=(i,))
 
 
-def express(flat: Flat, out, leaves: dict, *, opened: bool = False) -> Expr:
+def express(flat: Flat, out: Any, leaves: dict, *, opened: bool = False) -> Expr:
     """The expression of a value; leaves: expressions of some values, by number.
 
     A function with its own derivative rule is one operation, known by the text of its body and of its derivative, or,
@@ -83,7 +83,7 @@ def _calls(eqn, on):
 _SHAPES = re.compile(r"\[[0-9,]*\]|shape=\([0-9, ]*\)|broadcast_dimensions=\([0-9, ]*\)|ShapedArray\([^)]*\)")
 
 
-def identity(eqn, memo: dict) -> tuple[str, str]:
+def identity(eqn: Any, memo: dict) -> tuple[str, str]:
     """The text of a function with a derivative rule and of that rule, without shapes; memo: remembers it."""
     if id(eqn) not in memo:
         texts = str(bodies(eqn)[0][0]), str(_rule(eqn))

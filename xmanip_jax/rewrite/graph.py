@@ -6,7 +6,7 @@ body, and `x + m` whose `m` is broadcast along axes of length 1 is a broadcast a
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,15 +52,16 @@ class Flat(NamedTuple):
     makers: dict[int, Node]
     memo: dict
 
-    def aval(self, i):
+    def aval(self, i: Any) -> Any:
         return i.aval if isinstance(i, Literal) else self.avals[i]
 
-    def depending(self, node):
+    def depending(self, node: Node) -> Any:
         """The inputs of a node that depend on the image."""
         return [i for i in node.inputs if not isinstance(i, Literal) and i in self.depends]
 
 
-def flatten(jaxpr, consts, image: list[bool], opens: Callable[[Any, list[bool]], bool]) -> Flat:
+def flatten(jaxpr: Any, consts: Sequence[Any], image: Sequence[bool], opens: Callable[[Any, Sequence[bool]], bool],
+            ) -> Flat:
     """The flat form of an open jaxpr.
 
     image: which inputs depend on the image;  opens(eqn, which operands depend on it): whether a call that reads the
@@ -120,7 +121,7 @@ def _broadcast(shape, target, dtype):
     return jax.make_jaxpr(f)(jax.ShapeDtypeStruct(shape, dtype)).eqns[0]
 
 
-def depending_results(eqn, on: list[bool]) -> list[bool]:
+def depending_results(eqn: Any, on: Sequence[bool]) -> Sequence[bool]:
     """Which results of an equation depend on the image, given which operands do."""
     if not any(on):
         return [False] * len(eqn.outvars)
@@ -153,18 +154,18 @@ def _through(jaxpr, on):
     return [seen(v) for v in jaxpr.outvars]
 
 
-def literal(v):
+def literal(v: Any) -> Any:
     """The value of a Literal in its own type."""
     return jax.numpy.asarray(v.val, v.aval.dtype)
 
 
-def constant_of(flat: Flat, i) -> Any:
+def constant_of(flat: Flat, i: Any) -> Any:
     """The number that a value is everywhere, if it is known while tracing and does not depend on the image; else None.
 
     Looks through broadcasts, casts and arithmetic of such numbers.
     """
     if isinstance(i, Literal):
-        return np.asarray(i.val, i.aval.dtype)[()]
+        return np.asarray(i.val, i.aval.dtype)[()]  # type: ignore[attr-defined]
     if i in flat.depends:
         return None
     if i in flat.constants:
@@ -187,7 +188,7 @@ def constant_of(flat: Flat, i) -> Any:
         return np.asarray(bind(eqn, [jax.numpy.asarray(k) for k in known])[0])[()]
 
 
-def place(eqn) -> str:
+def place(eqn: Any) -> str:
     """Where an equation stands in the user's code: "model.py:12 in Net.__call__", or the empty string."""
     frames = getattr(getattr(eqn.source_info, "traceback", None), "frames", ())
     for frame in frames:
@@ -196,13 +197,13 @@ def place(eqn) -> str:
     return ""
 
 
-def describe(eqn) -> str:
+def describe(eqn: Any) -> str:
     """An equation by its name and place."""
     where = place(eqn)
     return f"{eqn_name(eqn)} ({where})" if where else eqn_name(eqn)
 
 
-def is_elementwise_rule(eqn, on: list[bool]) -> bool:
+def is_elementwise_rule(eqn: Any, on: Sequence[bool]) -> bool:
     """A function with its own derivative that maps the one operand that depends on the image elementwise."""
     if not is_custom_rule(eqn) or len(eqn.outvars) != 1 or sum(on) != 1:
         return False
@@ -210,7 +211,7 @@ def is_elementwise_rule(eqn, on: list[bool]) -> bool:
     if operand.aval.shape != eqn.outvars[0].aval.shape:
         return False
     jaxpr, _ = bodies(eqn)[0]
-    return _elementwise(jaxpr, [False] * (len(jaxpr.invars) - len(on)) + on)
+    return _elementwise(jaxpr, [False] * (len(jaxpr.invars) - len(on)) + list(on))
 
 
 def _elementwise(jaxpr, on):

@@ -4,7 +4,7 @@
 holds a site is rebuilt (see control.py). Everything else runs as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .blocks import run_nodes
@@ -33,7 +33,7 @@ class Site(NamedTuple):
     inside: tuple[str, ...]
 
 
-def sites(plan: Plan, match, inside=()) -> list[Site]:
+def sites(plan: Plan, match: Callable[[Step], Any], inside: tuple = ()) -> list[Site]:
     """All matched steps in the order of execution."""
     found = []
     for step in plan.steps:
@@ -45,7 +45,7 @@ def sites(plan: Plan, match, inside=()) -> list[Site]:
     return found
 
 
-def evaluate(plan: Plan, values, rule: Rule, start: int = 0):
+def evaluate(plan: Plan, values: Sequence[Any], rule: Rule, start: int = 0) -> tuple[list, list]:
     """Run a plan under a rule: (results, sown values). `start` is the index of the first site."""
     env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
     sown = []
@@ -65,7 +65,7 @@ def evaluate(plan: Plan, values, rule: Rule, start: int = 0):
     return [read(env, i) for i in plan.outputs], sown
 
 
-def compute(step: Step, operands) -> list:
+def compute(step: Step, operands: Sequence[Any]) -> list:
     """The results of a step as it was traced."""
     unit = step.unit
     if unit.role == "single" and not step.run:

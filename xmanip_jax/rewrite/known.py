@@ -125,7 +125,7 @@ _PARAMETERS = {"leaky_relu": 1, "elu": 1, "celu": 1, "squareplus": 1, "softplus_
 @functools.cache
 def _patterns(dtype: Any, opened: bool) -> dict[frozenset[str], list[tuple[str, Expr]]]:
     """The expressions of all spellings with the names of their functions, by the operations in them."""
-    found = defaultdict(list)
+    found: dict[frozenset[str], list[tuple[str, Expr]]] = defaultdict(list)
     for name, row in KNOWN.items():
         n = _PARAMETERS.get(name, 0)
         arguments = [jax.ShapeDtypeStruct((2,), dtype), *[jax.ShapeDtypeStruct((), dtype)] * n]

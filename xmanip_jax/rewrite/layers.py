@@ -2,18 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..types import Model
+from ..types import Example, Float, Model, Shaped
 from .activations import call_kind, kinks, plan_of
 from .errors import LayerError
 from .interpreter import Rule, compute, evaluate, sites
 from .jaxprs import eqn_name, is_custom_rule, prims
 from .known import KNOWN
+from .plan import Step
 
 __all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
 
@@ -43,7 +44,7 @@ class Layer(NamedTuple):
     in_loop: bool
 
 
-def inspect(f: Model, x) -> Contents:
+def inspect(f: Callable[..., Any], x: Any) -> Contents:
     """List the activations, kinks, custom rules and layers of `f` at inputs shaped like `x`; nothing is computed.
 
     >>> import jax, jax.numpy as jnp
@@ -65,7 +66,7 @@ def inspect(f: Model, x) -> Contents:
     return Contents(of("activations"), sum(of("pools").values()), bent, of("custom_rules"), listed)
 
 
-def layers(f: Model, x) -> tuple[Layer, ...]:
+def layers(f: Callable[..., Any], x: Any) -> tuple[Layer, ...]:
     """The layers of `f`, named in the model by `jax.ad_checkpoint.checkpoint_name(value, "features")`.
 
     A name used n > 1 times is listed as name#0 ... name#n-1. A model without names gets automatic ones for the
@@ -114,7 +115,7 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
     return tapped
 
 
-def zero_at(f: Model, x, layer: str) -> Array:
+def zero_at(f: Model, x: Shaped[Example, "*shape"], layer: str) -> Float[Array, "*layer"]:
     """Zeros in the shape and type of a layer's value: the delta at which `tap` changes nothing. Raises LayerError.
 
     >>> import jax, jax.numpy as jnp
@@ -135,7 +136,7 @@ def _unknown(layer, names):
     return LayerError(f"no layer {layer!r}; {known}")
 
 
-def layer_kind(step):
+def layer_kind(step: Step) -> str | None:
     """The activation that a step is or stands for: a surrogate's layer keeps the name of what it replaced."""
     operation = step.operation
     if operation is None or operation.kind != "activation":

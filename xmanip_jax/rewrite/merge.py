@@ -1,7 +1,7 @@
 """A linear layer and the affine run after it, as one layer z = apply(x, w) + b."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +46,8 @@ class _Factor(NamedTuple):
     feature: bool
 
 
-def affine_run(flat: Flat, unit: Unit, kind: str, carried: list[bool], next_of: Callable) -> tuple[Unit, ...]:
+def affine_run(flat: Flat, unit: Unit, kind: str, carried: Sequence[bool],
+               next_of: Callable) -> tuple[Unit, ...]:
     """The units after a linear layer that only move its values or scale and shift them, a number for each feature.
 
     next_of(v): the unit that alone reads v, or None.
@@ -133,7 +134,8 @@ def _neurons(eqn, kind, carried):
     return (*range(n), *range(start, start + len(free[w]))), (*batch[w], *free[w])
 
 
-def merged(flat: Flat, unit: Unit, kind: str, carried: list[bool], run: tuple[Unit, ...], extra: tuple) -> Merged:
+def merged(flat: Flat, unit: Unit, kind: str, carried: Sequence[bool],
+           run: tuple[Unit, ...], extra: tuple) -> Merged:
     """The layer of a unit with its run; extra: the numbers of the run's constants, which follow the operands."""
     eqn = unit.nodes[0].eqn
     x, w = (1, 0) if carried[1] else (0, 1)

@@ -1,7 +1,7 @@
 """What a unit of a model does with the image that flows through it: the table that propagation rules rest on."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -103,7 +103,7 @@ def _bends(node):
     return not names <= AFFINE | NEUTRAL | {"broadcast_in_dim", "reshape"}
 
 
-def tag_of(flat: Flat, unit: Unit, kind: str, tags: list[Tag | None]) -> Tag:
+def tag_of(flat: Flat, unit: Unit, kind: str, tags: list[Any]) -> Tag:
     """The tag of what a unit makes of inputs with the given tags."""
     carried = [t for t in tags if t and t.carried]
     if not carried or not carries(unit):
@@ -177,7 +177,7 @@ def is_share(flat: Flat, unit: Unit) -> bool:
     return False
 
 
-def is_max_pool(eqn) -> bool:
+def is_max_pool(eqn: Any) -> bool:
     """A max-pooling, hard or soft: by what it computes, its derivative included."""
     if eqn.primitive.name == "reduce_window_max":
         return True
@@ -211,7 +211,7 @@ def _derivative_text(f, x):
     return str(jax.make_jaxpr(lambda v, t: jax.jvp(f, (v,), (t,)))(x, x).jaxpr)
 
 
-def soft_window(eqn) -> Window | None:
+def soft_window(eqn: Any) -> Window | None:
     """The window of a `soft_max_pool`, read from its body and checked by computing with it; None if it is no such."""
     if len(eqn.invars) != 2 or eqn.invars[1].aval.shape != ():
         return None
@@ -251,7 +251,7 @@ def _opened(jaxpr):
             yield e
 
 
-def pool_params(eqn):
+def pool_params(eqn: Any) -> Any:
     """The equation's parameters, or those of the reduce_window inside a max-pooling that is a function."""
     inner = [e.params for jaxpr, _ in bodies(eqn) for e in jaxpr.eqns if e.primitive.name == "reduce_window_max"]
     return inner[0] if inner else eqn.params

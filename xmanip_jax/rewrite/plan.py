@@ -8,7 +8,7 @@ layer after it, which would be wrong at the border of a zero-padded convolution.
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +41,7 @@ class Options(NamedTuple):
     everything: bool = False
     merge: bool = True
     opens_rules: Callable[[Any], bool] = lambda eqn: True
-    opens_elementwise: Callable[[Any, list[bool]], bool] = lambda eqn, on: False
+    opens_elementwise: Callable[[Any, Sequence[bool]], bool] = lambda eqn, on: False
 
 
 class Operation(NamedTuple):
@@ -64,7 +64,7 @@ class Operation(NamedTuple):
 
     kind: str
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method
     first: bool | None
     nonnegative: bool
     carried: tuple[bool, ...]
@@ -92,7 +92,7 @@ class Step(NamedTuple):
     run: tuple = ()  # the units of the affine run
 
     @property
-    def eqn(self):
+    def eqn(self) -> Any:
         return self.unit.nodes[0].eqn
 
 
@@ -105,15 +105,15 @@ class Plan(NamedTuple):
     tags: dict
 
     @property
-    def inputs(self):
+    def inputs(self) -> tuple[int, ...]:
         return self.flat.inputs
 
     @property
-    def outputs(self):
+    def outputs(self) -> tuple:
         return self.flat.outputs
 
 
-def make_plan(jaxpr, consts, tags: list[Tag | None], options: Options) -> Plan:
+def make_plan(jaxpr: Any, consts: Sequence[Any], tags: list[Tag | None], options: Options) -> Plan:
     """The plan of an open jaxpr whose inputs have the given tags (None: independent of the image)."""
     return _numbered(_planned(jaxpr, consts, tags, options), Counter())
 
@@ -155,7 +155,7 @@ def early_values(plan: Plan, values: Mapping[int, Any]) -> dict[int, Any]:
     return run_nodes(plan.early, {**plan.flat.constants, **values})
 
 
-def read(env: dict, i):
+def read(env: dict, i: Any) -> Any:
     return literal(i) if isinstance(i, Literal) else env[i]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, Model
+from ..types import Array, Example, Float, Model, Shaped
 from .control import rebuild
 from .errors import UnsupportedPrimitiveError
 from .graph import describe
@@ -30,17 +30,17 @@ class LinearLayer(NamedTuple):
     that number the output features.
     """
 
-    x: Array
-    w: Array
-    b: Array
-    z: Array
+    x: Float[Array, "*inputs"]
+    w: Float[Array, "*weights"]
+    b: Float[Array, "..."]
+    z: Float[Array, "*results"]
     apply: Callable[[Array, Array], Array]
     nonnegative: bool
-    box: tuple[Array, Array] | None = None
+    box: tuple[Float[Array, "*inputs"], Float[Array, "*inputs"]] | None = None
     neurons: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
-def flow(f: Model, x: Array, *, calls: frozenset[str] = frozenset()) -> list[Operation]:
+def flow(f: Model, x: Shaped[Example, "*shape"], *, calls: frozenset[str] = frozenset()) -> list[Operation]:
     """The operations through which the image flows, in the order of execution; nothing is computed.
 
     calls: see `propagate`.
@@ -83,7 +83,7 @@ def propagate(f: Model, choose: Callable[[Operation], Any], *, calls: frozenset[
     return propagated
 
 
-def refuse(plan: Plan, choose) -> None:
+def refuse(plan: Plan, choose: Callable[[Operation], Any]) -> None:
     """Raises UnsupportedPrimitiveError for what has no rule and is reached by relevance."""
     refused = sorted({str(op) for op in _reached(plan, choose, list(plan.outputs))[0] if choose(op) is NotImplemented})
     if refused:

@@ -1,10 +1,11 @@
 """A model as a straight program, for those who carry something else than numbers through it: intervals, norms."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
-from ..types import Array, Model
+from ..types import Array, Example, Shaped
 from .errors import UnsupportedPrimitiveError
 from .graph import describe
 from .jaxprs import Literal, trace
@@ -39,7 +40,7 @@ class Program(NamedTuple):
     result: int
 
 
-def stages(f: Model, x: Array) -> Program:
+def stages(f: Callable[[Any], Any], x: Shaped[Example, "*shape"]) -> Program:
     """The operations of `f`, a function of one array, through which its result depends on the image.
 
     Calls are opened, each linear layer has its affine run merged into it (`Operation.merge`, whose operands the stage
@@ -60,7 +61,9 @@ def stages(f: Model, x: Array) -> Program:
     plan = make_plan(jaxpr, consts, [IMAGE], Options(open_remat=True, opens_rules=lambda eqn: False))
     env = early_values(plan, {})
     operand = lambda i: i if not isinstance(i, Literal) and i in plan.flat.depends else read(env, i)
-    kept, needed, refused, behind = [], {plan.outputs[0]}, set(), set()
+    kept, needed = [], {plan.outputs[0]}
+    refused: set[Any] = set()
+    behind: set[Any] = set()
     for step in reversed(plan.steps):
         if needed.isdisjoint(step.outputs):
             continue

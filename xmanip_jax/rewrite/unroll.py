@@ -1,18 +1,19 @@
 """Loops of a fixed length, written out."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..types import Model
 from .control import CONTROL, rebuild
 from .jaxprs import Literal, bind, bodies, prims, scan_split, subjaxprs, trace
 
 __all__ = ["unroll"]
 
 
-def unroll(f: Model) -> Model:
+def unroll(f: Callable[..., Any]) -> Callable[..., Any]:
     """`f` with every scan, map and fori_loop of a fixed length written out, also in branches and under remat: the same
     values and derivatives. Those inside a function with its own derivative rule stay.
 

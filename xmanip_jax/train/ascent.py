@@ -9,7 +9,7 @@ import numpy as np
 
 from ..certify.intervals import Box
 from ..numerics import epsilon, repeat
-from ..types import Array, ArrayLike, Penalty
+from ..types import Array, ArrayLike, Float, Num, Penalty, RandomKey
 from .loss import of_x
 
 __all__ = ["Ascent", "ascend", "check_units", "noise_of", "sign_step"]
@@ -24,11 +24,11 @@ class Ascent(NamedTuple):
     preprocess: pixels -> x, affine in each number: radius, step and bounds are then in pixels, which stay in [0, 1].
     """
 
-    radius: ArrayLike
-    step: ArrayLike
+    radius: Num[ArrayLike, "..."]
+    step: Num[ArrayLike, "..."]
     steps: int
-    low: ArrayLike = -np.inf
-    high: ArrayLike = np.inf
+    low: Num[ArrayLike, "..."] = -np.inf
+    high: Num[ArrayLike, "..."] = np.inf
     random_start: bool = True
     preprocess: Callable[[Array], Array] | None = None
 
@@ -38,7 +38,8 @@ class Ascent(NamedTuple):
         return self.preprocess or of_x
 
 
-def sign_step(objective: Callable[[Array], Array], x: Array, box: Box, step: ArrayLike) -> Array:
+def sign_step(objective: Callable[[Array], Array], x: Float[Array, "*shape"], box: Box,
+              step: Num[ArrayLike, "..."]) -> Float[Array, "*shape"]:
     """`x` moved by `step` along the sign of the objective's gradient, within a box (`certify.ball`).
 
     >>> sign_step(lambda z: z.sum(), jnp.array([0.2, 0.95]), Box(jnp.zeros(2), jnp.array([0.3, 1.0])), 0.2)
@@ -47,7 +48,8 @@ def sign_step(objective: Callable[[Array], Array], x: Array, box: Box, step: Arr
     return jnp.clip(x + step * jnp.sign(jax.grad(objective)(x)), *box)
 
 
-def ascend(objective: Callable[[Array], Array], x: Array, a: Ascent, *, key: Array | None = None) -> Array:
+def ascend(objective: Callable[[Array], Array], x: Float[Array, "*shape"], a: Ascent, *,
+           key: RandomKey | None = None) -> Float[Array, "*shape"]:
     """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
     2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive, unrolled
@@ -66,12 +68,12 @@ def ascend(objective: Callable[[Array], Array], x: Array, a: Ascent, *, key: Arr
     if a.random_start and key is None:
         raise ValueError("a random start needs a key")
     radius, step, box = _reach(x, a)
-    start = jax.random.uniform(key, x.shape, x.dtype, -1, 1) * radius if a.random_start else 0
+    start = jax.random.uniform(key, x.shape, x.dtype, -1, 1) * radius if key is not None and a.random_start else 0
     move = lambda z: sign_step(objective, z, box, step)
     return jax.lax.stop_gradient(repeat(move, jnp.clip(x + start, *box), a.steps))
 
 
-def noise_of(key: Array | None) -> Array | None:
+def noise_of(key: RandomKey | None) -> RandomKey | None:
     """The key of an explanation beside an ascent whose start `key` draws; None, for a deterministic one, stays None."""
     return None if key is None else jax.random.fold_in(key, 2**31 - 1)  # a count that no draw of x reaches
 

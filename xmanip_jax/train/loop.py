@@ -1,6 +1,6 @@
 """The training loop: one jitted step in a host loop, resumable to the bit, over the devices that are there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import optax
 
 from ..arguments import check_count
 from ..devices import check_batch, on_each, spread
-from ..types import Array, ArrayLike
+from ..types import Array, ArrayLike, Float, Int, Integer, Penalty, Train
 from .ascent import check_units
 from .loss import totalled, training_loss, weighted
 
@@ -22,7 +22,7 @@ __all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit", "frozen"
 class NanLossError(ValueError):
     """The loss is no longer a finite number; `training` is the state before the step."""
 
-    def __init__(self, message: str, training: "Training"):
+    def __init__(self, message: str, training: "Training") -> None:
         super().__init__(message)
         self.training = training
 
@@ -38,8 +38,8 @@ class Training(NamedTuple):
     state: Any
     optimizer: Any
     ema: Any
-    step: Array
-    seed: Array
+    step: Int[Array, ""]
+    seed: Int[Array, ""]
 
 
 def begin(params: Any, state: Any, optimizer: optax.GradientTransformation, *, seed: int = 0,
@@ -65,7 +65,7 @@ def frozen(net: Any, state: Any) -> Any:
     return SimpleNamespace(apply=lambda params, _, x: net.apply(params, state, x))
 
 
-def batch_indices(step: int, seed: int, n: int, batch: int) -> np.ndarray:
+def batch_indices(step: int, seed: int, n: int, batch: int) -> Integer[np.ndarray, " batch"]:
     """Int[batch]: the examples of a step. Each epoch is another permutation; the last, incomplete batch is left out.
 
     >>> batch_indices(0, 0, 5, 2).shape
@@ -80,10 +80,11 @@ def _order(seed, epoch, n):
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def fit(optimizer: optax.GradientTransformation, *, terms: tuple = (), label_weight: float = 1.0, batch: int = 100,
-        steps: int = 1000, scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
+def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float, Penalty]] = (),
+        label_weight: float = 1.0, batch: int = 100, steps: int = 1000,
+        scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
         preprocess: Callable[[Array], Array] = lambda x: x, ema_decay: float = 0.999, every: int = 50,
-        devices: list | None = None) -> Callable[..., Training]:
+        devices: list | None = None) -> Train:
     """The loop `run(net, training, images, labels, *, callback=None, keep=None) -> Training`, until `steps` are done.
 
     On the same devices, a run that is interrupted and goes on ends bit-equal.
@@ -121,7 +122,7 @@ def fit(optimizer: optax.GradientTransformation, *, terms: tuple = (), label_wei
     devices = jax.devices() if devices is None else devices
     check_batch(batch, devices)
 
-    def run(net: Any, training: Training, images: np.ndarray, labels: np.ndarray, *,
+    def run(net: Any, training: Training, images: Float[np.ndarray, " n *shape"], labels: Integer[np.ndarray, " n"], *,
             callback: Callable[[int, dict[str, float]], None] | None = None,
             keep: Callable[[Training], None] | None = None) -> Training:
         _check(images, labels, batch)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike, Model, Penalty
+from ..types import AnyArray, Apply, Array, ArrayLike, Float, Integer, Key, Loss, Model, Num, Penalty
 
 __all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "of_x", "parameter_penalty", "penalty", "totalled",
            "training_loss", "weighted", "with_logits"]
@@ -17,7 +17,7 @@ __all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "of_x", "param
 Core = Callable[[Model, Array, Array, Array | None], tuple[Array, ...]]
 
 
-def of_x(pixels: Array) -> Array:
+def of_x(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The `unit` of a penalty whose radii are in the unit of x itself."""
     return pixels
 
@@ -49,12 +49,12 @@ def penalty(core: Core, *, moves: bool = False, unit: Callable[[Array], Array] |
     def value(apply, params, state, x, y, key=None):
         return whole(apply, params, state, x, y, key)[0]
 
-    value.with_logits = lambda apply, params, state, x, y, key=None: whole(apply, params, state, x, y, key)[:2]
-    value.moved, value.unit = whole if moves else None, unit
+    traced = lambda apply, params, state, x, y, key=None: whole(apply, params, state, x, y, key)[:2]
+    value.with_logits, value.moved, value.unit = traced, whole if moves else None, unit  # type: ignore[attr-defined]
     return value
 
 
-def with_logits(p: Penalty) -> Callable[..., tuple[Array, Array]]:
+def with_logits(p: Penalty) -> Callable[..., tuple[Float[Array, ""], Float[Array, " classes"]]]:
     """`p` in the form that returns (value, logits): from one trace if it came from `penalty`.
 
     >>> size = lambda apply, params, state, x, y, key=None: jnp.sum(params ** 2)
@@ -81,7 +81,7 @@ def no_penalty() -> Penalty:
     return penalty(core)
 
 
-def cross_entropy(logits: Array, y: Array) -> Array:
+def cross_entropy(logits: Float[Array, " classes"], y: Integer[ArrayLike, ""]) -> Float[Array, ""]:
     """-log p_y in nats; logits: Float[classes], y: Int[].
 
     >>> round(float(cross_entropy(jnp.zeros(2), 0)), 4)  # ln 2
@@ -90,7 +90,7 @@ def cross_entropy(logits: Array, y: Array) -> Array:
     return -jax.nn.log_softmax(logits)[y]
 
 
-def alignment(a: Array, b: Array) -> Array:
+def alignment(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, ""]:
     """The cosine of two arrays as vectors, for training: 0 beside a zero vector, where `metrics.cosine` is nan."""
     square = jnp.sum(a * a) * jnp.sum(b * b)
     return jnp.where(square > 0, jnp.sum(a * b) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -106,7 +106,7 @@ OUTPUTS = {
 }
 
 
-def scalar(f: Model, output: str, y: Array) -> Callable[[Array], tuple[Array, Array]]:
+def scalar(f: Model, output: str, y: Integer[ArrayLike, ""]) -> Callable[[Array], tuple[Array, Array]]:
     """x -> (the output, the logits). Raises ValueError for an unknown output."""
     if output not in OUTPUTS:
         raise ValueError(f"output is one of {', '.join(OUTPUTS)}, got {output!r}")
@@ -147,8 +147,9 @@ def weighted(*terms: tuple[float, Penalty]) -> Callable[..., tuple[Array, Array,
     return one
 
 
-def totalled(label_weight: float, scale: ArrayLike, logits: Array, ys: Array,
-             penalties: Array) -> tuple[Array, dict[str, Array]]:
+def totalled(label_weight: float, scale: Num[ArrayLike, ""], logits: Float[Array, "b classes"],
+             ys: Integer[AnyArray, " b"], penalties: Float[Array, " b"],
+             ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and its numbers, from Float[b, classes], Int[b] and Float[b]; see `training_loss`."""
     entropy, penalty = jax.vmap(cross_entropy)(logits, ys).mean(), penalties.mean()
     total = label_weight * entropy + scale * penalty
@@ -156,8 +157,7 @@ def totalled(label_weight: float, scale: ArrayLike, logits: Array, ys: Array,
                    "accuracy": jnp.mean(logits.argmax(1) == ys)}
 
 
-def training_loss(*terms: tuple[float, Penalty], label_weight: float = 1.0,
-                  ) -> Callable[..., tuple[Array, dict[str, Array]]]:
+def training_loss(*terms: tuple[float, Penalty], label_weight: float = 1.0) -> Loss:
     """label_weight * cross entropy + sum of weight * penalty, for a batch.
 
     The cross entropy, and the accuracy, are those of x, or of the neighbour to which one of the terms moves it,
@@ -180,7 +180,9 @@ def training_loss(*terms: tuple[float, Penalty], label_weight: float = 1.0,
         raise ValueError(f"weights of a training loss are not negative, got {label_weight}")
     one = weighted(*terms)
 
-    def loss(apply: Callable[..., Any], params, state, xs, ys, keys=None, scale=1.0):
+    def loss(apply: Apply, params: Any, state: Any, xs: Float[AnyArray, " b *shape"], ys: Integer[AnyArray, " b"],
+             keys: Key[Array, " b"] | None = None, scale: Num[ArrayLike, ""] = 1.0,
+             ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         axes = (None, None, None, 0, 0, None if keys is None else 0)
         penalties, logits, _ = jax.vmap(one, in_axes=axes)(apply, params, state, xs, ys, keys)
         return totalled(label_weight, scale, logits, ys, penalties)
