@@ -21,11 +21,11 @@ _WAY_OUT = "save the tensors alone, torch.save(module.state_dict(), path)"
 
 
 class _Storage(NamedTuple):
-    """What a pickle refers to by key: count elements of a type, which the file holds elsewhere."""
+    """What a pickle refers to by key: a number of elements of a type, which the file holds elsewhere."""
 
     key: str
     dtype: np.dtype
-    count: int
+    elements: int
 
 
 class _Tensor(NamedTuple):
@@ -68,7 +68,7 @@ def _read_zip(data):
         for storage in {t.storage for t in tensors.values()}:
             if (member := f"{folder}data/{storage.key}") not in names:
                 raise WeightsError(f"lacks {member}, the elements of a tensor")
-            read[storage] = _elements(archive.read(member), storage.dtype, storage.count)
+            read[storage] = _elements(archive.read(member), storage.dtype, storage.elements)
     return {name: _strided(read[t.storage], t) for name, t in tensors.items()}
 
 
