@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from second_order import BETA, compiled, interleaved, random_network, torch_tensors, widened
+from second_order import random_network, sharpness, torch_tensors, widened
 from xmanip_jax import geometry, models, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 from common import runs
+from common.cost_measures import compiled, interleaved
 
 MODES = "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse"
 PROBES = 8
@@ -42,9 +43,9 @@ class Config:
     out: Path = Path(__file__).parent / "results" / "hvp.json"
 
 
-def logit(name, net):
+def logit(net, beta):
     """weights -> the logit of class 0 of one image."""
-    return lambda weights: lambda x: smooth.softplus(lambda x: net.apply(*weights, x), BETA[name])(x)[0]
+    return lambda weights: lambda x: smooth.softplus(lambda x: net.apply(*weights, x), beta)(x)[0]
 
 
 def product(g, mode):
@@ -52,7 +53,7 @@ def product(g, mode):
     return jax.vmap(lambda weights, x, v: geometry.hvp(g(weights), x, v, mode=mode), in_axes=(None, 0, 0))
 
 
-def torch_product(name, module, xs, vs):
+def torch_product(name, module, beta, xs, vs):
     """() -> the same products by differentiating the gradient again."""
     import torch
 
@@ -64,7 +65,7 @@ def torch_product(name, module, xs, vs):
     v = tensor(np.transpose(vs, (0, 3, 1, 2))).contiguous()
 
     def product():
-        score = peer.NETWORKS[name](weights, peer.softplus(BETA[name]), x)[:, 0].sum()
+        score = peer.NETWORKS[name](weights, peer.softplus(beta), x)[:, 0].sum()
         (gradient,) = torch.autograd.grad(score, x, create_graph=True)
         return torch.autograd.grad(gradient, x, grad_outputs=v)[0].permute(0, 2, 3, 1).numpy()
 
@@ -77,8 +78,9 @@ def check_peer(name):
         module = widened(random_network(models.NETWORKS[name], {}))
         net, *weights = models.functional(module)
         xs, vs = jax.random.normal(jax.random.key(0), (2, 2, 32, 32, 3), jnp.float64)
-        ours = jax.jit(product(logit(name, net), MODES[0]))(weights, xs, vs)
-        gap = np.linalg.norm(torch_product(name, module, xs, vs)() - ours) / np.linalg.norm(ours)
+        beta = sharpness(lambda x: net.apply(*weights, x), xs[0])
+        ours = jax.jit(product(logit(net, beta), MODES[0]))(weights, xs, vs)
+        gap = np.linalg.norm(torch_product(name, module, beta, xs, vs)() - ours) / np.linalg.norm(ours)
         if gap > 1e-7:  # its softplus is linear beyond 20
             raise AssertionError(f"the peer's product differs from ours by {gap:.1e} in float64")
 
@@ -89,7 +91,8 @@ def measure(config, batch, peer):
     module = random_network(models.NETWORKS[name], {})
     net, *weights = models.functional(module)
     xs, vs = jax.random.normal(jax.random.key(0), (2, batch, *[models.NETWORKS[name].size] * 2, 3))
-    g = logit(name, net)
+    beta = sharpness(lambda x: net.apply(*weights, x), xs[0])
+    g = logit(net, beta)
     runs_of = {"forward": (lambda w, xs: jax.vmap(g(w))(xs), (weights, xs)),
                **{mode: (product(g, mode), (weights, xs, vs)) for mode in MODES}}
     if batch == 1:
@@ -98,7 +101,7 @@ def measure(config, batch, peer):
     found = {k: compiled(f, *arguments) for k, (f, arguments) in runs_of.items()}
     calls = {k: lambda run=run, a=runs_of[k][1]: run(*a) for k, (run, _) in found.items()}
     if peer:
-        calls["torch"] = torch_product(name, module, xs, vs)
+        calls["torch"] = torch_product(name, module, beta, xs, vs)
     ms, times = interleaved(calls, 2 if config.quick else config.repeats)
     row = {"network": name, "batch": batch, "torch_ms": ms.get("torch")}
     for k, (_, of) in found.items():

@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from second_order import compiled, interleaved, random_network
+from second_order import random_network
 from xmanip_jax import defend, explain, models, smooth, train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 from common import runs
+from common.cost_measures import compiled, interleaved
 
 
 @dataclasses.dataclass(frozen=True)

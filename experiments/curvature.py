@@ -1,19 +1,24 @@
 """How much a network's output bends, what that lets an attack do to its heat map, and what it lets no attack do.
 
     python experiments/curvature.py --networks mnist_smallgap_normal mnist_smallgap_int
+    python experiments/curvature.py --model net.py:network --images photos/
     python experiments/curvature.py --quick        # without data or weights
 
 For each network, as it is (relu) and with softplus of several kappa (beta_l = kappa / s_l, s_l the scale of activation
-l's inputs averaged over 32 images), and the gradient map of the predicted class:
+l's inputs averaged over 32 images), and the gradient map of the predicted class; a network without kinks as it is
+(smooth) only:
 
-1. curvature of the logit (softplus only): norms of gradient and Hessian, normalised and level-set curvature, the bound
-   of the Hessian from the weights;
+1. curvature of the logit (not of relu): norms of gradient and Hessian, normalised and level-set curvature, the bound of
+   the Hessian from the weights;
 2. at each epsilon, a budget for every pixel, the most that projected gradient ascent within it, or within a smaller
    one, does to the heat map while the prediction stays, and to its top k pixels; a step that finds the prediction lost
    climbs back; relu networks are climbed on their softplus of the first kappa;
 3. beside it what is certified for every image in the ball, by intervals and by following the inputs linearly (--linear,
    as many forward passes as the input has numbers), in double precision;
-4. along the way to the attacked image (softplus only), the change of gradient and normal with their bounds.
+4. along the way to the attacked image (not of relu), the change of gradient and normal with their bounds.
+
+Bounds that the library has not for a network are left out, and the reason is printed. A network of your own
+(docs/howto/own-network-in-the-jobs.md) is seen as a function of the pixels.
 
 On 2 CPU cores the ResNets' large programs made XLA's thread pool (jax 0.10.2) wait for itself for ever; on one core,
 `taskset -c 0 python experiments/curvature.py ...`, they do not, and --resume goes on after what is finished.
@@ -27,13 +32,14 @@ import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the ot
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import batches, curvature_measures, curvature_report, files, inputs, runs
+from common import batches, curvature_measures, curvature_report, files, inputs, runs, user_model
 from xmanip_jax import smooth
 
 
@@ -43,12 +49,21 @@ class Config:
 
     networks: tuple[str, ...] = ("mnist_smallgap_normal", "mnist_smallgap_adv", "mnist_smallgap_int")
     """Names of xmanip_jax.models.NETWORKS, of the zoo, or of networks/boopathy2020 in the data folder."""
+    model: str | None = None
+    """A network of your own instead: FILE.py:NAME or module:NAME."""
+    weights: Path | None = None
+    """A .safetensors, .pth or .pt file for the only one of the networks, or for your own."""
+    images: Path | None = None
+    """A folder of images; default: what the project's network was trained for, from the data folder (XMANIP_DATA), or
+    scikit-image's six photographs, as for your own network."""
+    dataset: Literal["cifar10", "mnist"] | None = None
+    """A tensorflow-datasets test split instead: its first correctly classified images."""
     kappas: tuple[float, ...] = (10.0, 2.0)
     """Sharpnesses of softplus, in units of each activation's scale."""
     epsilons: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     """Largest changes of any pixel, which is in [0, 1]."""
     count: int = 100
-    """Number of images of each network, correctly classified ones of the test split."""
+    """Number of images of each network, of a test split correctly classified ones."""
     certified: int = 20
     """Number of images for which bounds are computed."""
     linear: bool = True
@@ -64,22 +79,22 @@ class Config:
     resume: bool = False
     """Go on with the run in --out."""
     quick: bool = False
-    """A small network with random weights on scikit-image's photographs: does everything run?"""
+    """A small network with random weights, or your own, on scikit-image's photographs: does everything run?"""
 
 
-def measured(config, network, pixels, betas, climbed, run, steps, keep):
+def measured(config, network, pixels, betas, climbed, run, steps, keep, *, smooth=False):
     """Parts 1, 2 and 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
 
-    betas: None for relu;  climbed: the betas of the surrogate;  run: `curvature_measures.measures`;
-    steps: of the attack.
+    betas: None for the network as it is;  climbed: the betas of the surrogate, None for the network itself;
+    run: `curvature_measures.measures`;  steps: of the attack;  smooth: whether the network has no kinks.
     """
-    shared = network.model, betas, climbed
+    shared, curved = (network.model, betas, climbed), smooth or betas is not None
 
     def compute(part, index):
         p = jnp.asarray(pixels[part])
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), len(p))
         y = run.predict(*shared, p)
-        found = {"y": y} if betas is None else {"y": y, **run.curvature(*shared, p, y, keys)}
+        found = {"y": y, **run.curvature(*shared, p, y, keys)} if curved else {"y": y}
         now = run.nothing(p)
         for eps in sorted(config.epsilons):  # what is found in a ball counts in every larger one
             for salt, objective in enumerate(curvature_measures.OBJECTIVES):
@@ -87,7 +102,7 @@ def measured(config, network, pixels, betas, climbed, run, steps, keep):
                 for _ in range(steps):
                     now = run.step[objective](*shared, p, y, eps, now)
             found |= {f"attacked_change@{eps:g}": now.change, f"attacked_top@{eps:g}": now.top}
-            if betas is not None:
+            if curved:
                 found |= {f"{k}@{eps:g}": v for k, v in run.way(*shared, p, now.best, y).items()}
         return found
 
@@ -97,8 +112,8 @@ def measured(config, network, pixels, betas, climbed, run, steps, keep):
 def certified(config, network, pixels, y, betas, run, keep):
     """Part 3, image by image in double precision: arrays Float[n, ...] named <bound>_<kind>@<epsilon>."""
     with jax.enable_x64(True):
-        double = lambda v: jnp.asarray(v, jnp.float64) if jnp.issubdtype(jnp.result_type(v), jnp.floating) else v
-        model, betas = jax.tree.map(double, network.model), None if betas is None else double(betas)
+        double = curvature_measures.double
+        model, betas = double(network.model), double(betas)
 
         def compute(part, index):
             p, label, found = double(pixels[part][0]), y[part][0], {}
@@ -111,18 +126,35 @@ def certified(config, network, pixels, y, betas, run, keep):
         return batches.in_batches(compute, len(pixels), 1, keep)
 
 
-def study(config, name, network, out, bar):
+def softened(config, network, pixels):
+    """{softplus <kappa>: betas}; empty for a network without kinks."""
+    if not smooth.kinks(network.model, network.preprocess(pixels[0])):
+        return {}
+    scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
+    return {f"softplus {kappa:g}": kappa / scales.mean(0) for kappa in config.kappas}
+
+
+def subject(config, name):
+    """(what a network is called, (the network, the names of its images, their pixels))."""
+    own = user_model.named(name)
+    network = inputs.network(name, weights=config.weights, quick=config.quick, seed=config.seed)
+    pictures = inputs.pictures(config, network, own=own)
+    return (network.name, (user_model.of_pixels(network), *pictures)) if own else (name, (network, *pictures))
+
+
+def study(config, name, network, names, pixels, out, bar):
     """{activation: arrays} of one network."""
-    names, pixels, _ = (inputs.photographs if config.quick else inputs.standard)(network, config.count)
     inputs.note(out, name, network, names, pixels)
+    betas = softened(config, network, pixels)
+    climbed, found = next(iter(betas.values()), None), {}
     few = {"probes": 4, "steps": 4, "attack": 2} if config.quick else {}
     s = curvature_measures.Settings(k=config.k, **few)
     kinds = {"intervals": False} | ({"linear": True} if config.linear else {})
+    s, kinds, reasons = curvature_measures.bounded(network, pixels[0], climbed, s, kinds)
+    for bound, reason in reasons.items():
+        bar.console.print(f"{name} has no {bound}: {reason}")
     run = curvature_measures.measures(network.preprocess, s, kinds)
-    scales = jax.jit(jax.vmap(lambda p: smooth.activation_scales(network.model, network.preprocess(p))))(pixels[:32])
-    betas = {f"softplus {kappa:g}": kappa / scales.mean(0) for kappa in config.kappas}
-    climbed, found = next(iter(betas.values())), {}
-    for activation, b in {"relu": None, **betas}.items():
+    for activation, b in {"relu" if betas else "smooth": None, **betas}.items():
         task = bar.add_task(f"{name} {activation}", total=len(pixels) + config.certified, status="")
 
         def keep(index, compute, kind="", task=task, activation=activation):
@@ -130,7 +162,8 @@ def study(config, name, network, out, bar):
             bar.advance(task, len(next(iter(arrays.values()))))
             return arrays
 
-        arrays = measured(config, network, pixels, b, climbed if b is None else b, run, s.attack, keep)
+        arrays = measured(config, network, pixels, b, climbed if b is None else b, run, s.attack, keep,
+                          smooth=not betas)
         few = slice(config.certified)
         arrays |= certified(config, network, pixels[few], arrays["y"][few], b, run, partial(keep, kind="-certified"))
         found[activation] = arrays
@@ -142,6 +175,14 @@ def checked(config):
     if config.quick:
         config = dataclasses.replace(config, networks=("random",), kappas=(2.0,), epsilons=(1e-3, 1e-2), count=4,
                                      certified=1, batch=2, linear=False)
+    if config.model:
+        if config.networks not in (Config.networks, ("random",)):
+            raise ValueError("choose one of --networks and --model")
+        config = dataclasses.replace(config, networks=(config.model,))
+    if config.weights and len(config.networks) > 1:
+        raise ValueError(f"--weights goes with a single network, got --networks {' '.join(config.networks)}")
+    if config.images and config.dataset:
+        raise ValueError("choose one of --images and --dataset")
     runs.check_positive(config, "count", "certified", "batch", "k", "kappas", "epsilons")
     if config.certified > config.count:
         raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")
@@ -150,11 +191,11 @@ def checked(config):
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
-    networks = {name: inputs.network(name, quick=config.quick, seed=config.seed) for name in config.networks}
+    subjects = dict(subject(config, name) for name in config.networks)
     out, settings = runs.begin("curvature", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     with batches.progress(console) as bar:
-        found = {name: study(config, name, network, out, bar) for name, network in networks.items()}
+        found = {name: study(config, name, *of, out, bar) for name, of in subjects.items()}
     rows = curvature_report.summaries(found, config.seed, config.k)
     runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})

@@ -24,7 +24,7 @@ from typing import Literal
 from rich.console import Console
 
 from common import batches, files, inputs, named_explanations, report, runs
-from xmanip_jax import attack, models, objectives, plot, smooth
+from xmanip_jax import attack, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
 EPSILON = 2 / 255  # nobody sees it
@@ -37,9 +37,11 @@ class Config:
 
     network: str = "efficientnet_lite0"
     """The network: efficientnet_lite0, squeezenet1_1, cifar10_resnet20, cifar10_resnet56, small_cnn, small_cnn_cifar10,
-    vgg16, vgg19, resnet18, resnet50 or densenet121."""
+    vgg16, vgg19, resnet18, resnet50 or densenet121; or one of zoo/."""
+    model: str | None = None
+    """A network of your own instead: FILE.py:NAME or module:NAME, see docs/howto/own-network-in-the-jobs.md."""
     weights: Path | None = None
-    """A .safetensors or .pth file; default: the network's own."""
+    """A .safetensors, .pth or .pt file; default: the network's own."""
     image: str = "chelsea"
     """The image to change: a file, or a photograph of scikit-image (chelsea, coffee, rocket, astronaut ...)."""
     target_image: str = "coffee"
@@ -87,7 +89,6 @@ class Config:
 def checked(config):
     """The configuration with its budget; refuses what can be refused before anything is read or computed."""
     runs.check_known("explanation", config.explanation, named_explanations.EXPLANATIONS)
-    runs.check_known("network", config.network, models.NETWORKS)
     runs.check_positive(config, "steps", "learning_rate", "batch", "integration_steps", "count", "size", "epsilon",
                         "output_weight")
     if config.images and config.dataset:
@@ -116,11 +117,11 @@ def attacked(config, network, images, targets, out, bar):
 def main(config: Config) -> None:
     console = Console()
     config = checked(config)
-    network = models.load(config.network, config.weights)
+    network = inputs.chosen(config)
     names, images, targets = inputs.read(config, network)
-    out, settings = runs.begin(f"{config.network}-{config.explanation}", config)
+    out, settings = runs.begin(f"{network.name}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    inputs.note(out, config.network, network, names, images, targets)
+    inputs.note(out, network.name, network, names, images, targets)
     start = time.perf_counter()
     with batches.progress(console) as bar:
         arrays = attacked(config, network, images, targets, out, bar)
@@ -137,7 +138,7 @@ def main(config: Config) -> None:
     else:
         figure = plot.manipulations(arrays, labels=predicted["original"])
     files.save_figure(figure, out / "figure.png")
-    title = f"{config.explanation} of {config.network}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
+    title = f"{config.explanation} of {network.name}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
     note = "predicted before and after: " + ", ".join(name for [name] in predicted.values()) if single else None
     console.print(report.table(rows, title, note))
     console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")

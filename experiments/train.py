@@ -2,15 +2,18 @@
 
     python experiments/train.py --defence plain --out runs/plain
     python experiments/train.py --defence hessian --start runs/plain/weights.safetensors
+    python experiments/train.py --defence hessian --model net.py:network --dataset cifar10
     python experiments/train.py --defence plain --quick       # without data: does everything run?
 
-The Small network of Boopathy et al. 2020 on MNIST or CIFAR-10, from scratch or from the weights of another run. The
-defences are those of common/defence_recipes.py; --beta is the sharpness of the softplus in those that need a smooth
-network. Judged on the test split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20
-sign steps on the cross entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that
-`attack.largest_change` reaches while the prediction stays, 20 steps from each of --restarts random starts. It climbs
-the network itself; a relu network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of
---epsilons a random search that sees no gradient judges the ascent (`attack.flags`).
+The Small network of Boopathy et al. 2020 on MNIST or CIFAR-10, from scratch or from the weights of another run; or a
+network of your own (docs/howto/own-network-in-the-jobs.md), as a function of the pixels, from the weights it comes
+with, its activations replaced by softplus where the defence needs a smooth network. The defences are those of
+common/defence_recipes.py; --beta is the sharpness of the softplus in those that need a smooth network. Judged on the
+test split: accuracy; and at each of --epsilons, a budget for every pixel, the accuracy under 20 sign steps on the cross
+entropy, and the change of the gradient map of the label, 1 - Pearson correlation, that `attack.largest_change` reaches
+while the prediction stays, 20 steps from each of --restarts random starts. It climbs the network itself; a relu
+network, whose gradient map is piecewise constant, it climbs on its softplus. At the last of --epsilons a random search
+that sees no gradient judges the ascent (`attack.flags`).
 
 The run folder gets log.csv, weights.safetensors, results.json, arrays.npz (a value for each judged image) and
 checkpoints/; killed, --resume goes on, to the same bits. Run time: 1
@@ -22,9 +25,10 @@ import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the ot
 import csv
 import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +38,9 @@ from flax import nnx
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import batches, program, report, robustness, runs
+from common import batches, program, report, robustness, runs, user_model
 from common.defence_recipes import NETWORKS, RECIPES
-from xmanip_jax import checkpoint, data, models, train
+from xmanip_jax import checkpoint, data, models, smooth, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Config:
     """Number of images of a training step."""
     learning_rate: float = 4e-3
     """Learning rate of the first step, decayed to 0 by a cosine."""
+    model: str | None = None
+    """A network of your own: FILE.py:NAME or module:NAME."""
     start: Path | None = None
     """A weights.safetensors of the network to go on from; atex distils it."""
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
@@ -80,16 +86,46 @@ class Config:
     """Random images, a few steps: does everything run?"""
 
 
+class Start(NamedTuple):
+    """What training begins with: a network, its weights, and itself as it is before; see models.Net.
+
+    save(params, state, file): keeps its weights, under the names that `--start` reads.
+    """
+
+    net: Any
+    params: Any
+    state: Any
+    teacher: Any
+    save: Callable[[Any, Any, Path], None]
+
+
 def read(config):
     """(training images, labels, test images, labels)."""
     if config.quick:
-        rng = np.random.default_rng(0)
-        shape = models.NETWORKS[NETWORKS[config.dataset]].input_shape
-        images = rng.uniform(size=(64, *shape)).astype(np.float32)
-        labels = rng.integers(0, 10, 64)
-        return images, labels, images[:4], labels[:4]
+        return stand_ins(models.NETWORKS[NETWORKS[config.dataset]].input_shape, 10)
     images, labels = data.load_dataset(config.dataset, "train", limit=config.train_images)
     return images, labels, *data.load_dataset(config.dataset, "test")
+
+
+def stand_ins(shape, classes):
+    """Random images instead."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(64, *shape)).astype(np.float32)
+    labels = rng.integers(0, classes, 64)
+    return images, labels, images[:4], labels[:4]
+
+
+def fitting(config, own):
+    """`read` for a network of the user's, which the images and labels must fit."""
+    if config.quick:
+        return stand_ins(own.input_shape, own.num_classes)
+    images, labels, *test = read(config)
+    if images.shape[1:] != own.input_shape:
+        raise ValueError(f"{config.model} takes images of shape {own.input_shape}, those of {config.dataset} have "
+                         f"{images.shape[1:]}")
+    if labels.max() >= own.num_classes:
+        raise ValueError(f"{config.model} has {own.num_classes} classes, {config.dataset} has {labels.max() + 1}")
+    return images, labels, *test
 
 
 def inputs_of(images, labels, test, test_labels):
@@ -97,17 +133,45 @@ def inputs_of(images, labels, test, test_labels):
     return {"the training images": (images, labels), "the test images": (test, test_labels)}
 
 
-def trained(config, out, console):
-    """The network with its trained parameters: (recipe, module, net, training, test images and labels)."""
-    recipe = RECIPES[config.defence]
-    images, labels, *test = read(config)
-    runs.same_inputs(out, inputs_of(images, labels, *test))
-    module = recipe.network(images.shape[1:], recipe.act(config.beta), nnx.Rngs(config.seed))
+def begun(config, recipe, shape):
+    """Where the recipe's own network starts."""
+    module = recipe.network(shape, recipe.act(config.beta), nnx.Rngs(config.seed))
     if config.start:
         models.load_weights(module, config.start)
-    net, params, state = models.functional(module)
-    steps = config.epochs * (len(images) // config.batch)
+
+    def save(params, state, file):
+        nnx.update(module, params, state)
+        models.save_weights(module, file)
+
     teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
+    return Start(*models.functional(module), teacher, save)
+
+
+def own_start(config, recipe, own):
+    """Where a network of the user's starts: as it is, or on its softplus where the recipe needs a smooth network."""
+    net, x = own.net, jnp.zeros(own.input_shape)
+    if net.train_apply is None:
+        raise ValueError(f"{config.model} returns a function, whose parameters are not known: give apply and params in "
+                         "the place of model")
+    if recipe.act(config.beta) is not jax.nn.relu and smooth.kinks(own.model, x):
+        soft = lambda f: smooth.softplus(f, config.beta)
+        net = models.Net(lambda p, s, x: soft(lambda x: own.net.apply(p, s, x))(x),
+                         lambda p, s, xs, key=None: soft(lambda xs: own.net.train_apply(p, s, xs, key))(xs))
+    for _, term in recipe.terms(1.0, config.epsilon, config.inner, own.model):  # what it cannot do it says here
+        jax.eval_shape(lambda p, s, x, key, term=term: term(net.apply, p, s, x, 0, key), own.params, own.state, x,
+                       jax.random.key(0))
+    return Start(net, own.params, own.state, own.model,
+                 lambda params, state, file: models.save_tensors(user_model.tensors(params, state), file))
+
+
+def trained(config, out, console, own=None):
+    """The network with its trained parameters: (recipe, start, training, test images and labels)."""
+    recipe = RECIPES[config.defence]
+    images, labels, *test = fitting(config, own) if own else read(config)
+    runs.same_inputs(out, inputs_of(images, labels, *test))
+    begin = own_start(config, recipe, own) if own else begun(config, recipe, images.shape[1:])
+    net, params, state, teacher, _ = begin
+    steps = config.epochs * (len(images) // config.batch)
     weight = recipe.weight if config.weight is None else config.weight
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.learning_rate, steps), weight)
     like = train.begin(params, state, optimizer, seed=config.seed)
@@ -128,7 +192,7 @@ def trained(config, out, console):
             label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
             scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
         training = fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
-    return recipe, module, net, training, *test
+    return recipe, begin, training, *test
 
 
 def _keep(folder, training):
@@ -147,21 +211,26 @@ def checked(config):
                         "count", "epsilons")
     if config.start and not config.start.is_file():
         raise ValueError(f"--start names a weights.safetensors, got {config.start}")
-    if RECIPES[config.defence].teacher and not config.start:
+    if RECIPES[config.defence].teacher and not (config.start or config.model):
         raise ValueError(f"{config.defence} distils the network that it starts from: --start names its weights")
+    if RECIPES[config.defence].scratch and config.model:
+        raise ValueError(f"{config.defence} trains a network of its own kind: leave --model out")
     if config.restarts < 2:
         raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
     return config
 
 
-def train_and_judge(config, out, settings, console):
-    """The whole of a run in the folder `out`; the summary that results.json holds."""
+def train_and_judge(config, out, settings, console, own=None):
+    """The whole of a run in the folder `out`; the summary that results.json holds.
+
+    own: a network of the user's, as a function of the pixels, that is trained instead of the recipe's.
+    """
     start = time.perf_counter()
-    recipe, module, net, training, images, labels = trained(config, out, console)
-    nnx.update(module, *jax.tree.map(jnp.asarray, (training.params, training.state)))
+    recipe, (net, *_, save), training, images, labels = trained(config, out, console, own)
+    params, state = jax.tree.map(jnp.asarray, (training.params, training.state))
     with program.WHOLE:
-        models.save_weights(module, out / "weights.safetensors")
-    model = Partial(net.apply, jax.tree.map(jnp.asarray, training.params), training.state)
+        save(params, state, out / "weights.safetensors")
+    model = Partial(net.apply, params, state)
     values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,
                                  surrogate=robustness.surrogate_of(recipe.act(config.beta)))
@@ -175,9 +244,12 @@ def train_and_judge(config, out, settings, console):
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
+    own = user_model.of_pixels(user_model.read(config.model, config.start)) if config.model else None
+    if own:
+        own_start(config, RECIPES[config.defence], own)  # refuses what it cannot train
     out, settings = runs.begin(config.defence, config)
     console.print(f"run folder: [bold]{out}[/bold]")
-    for name, row in train_and_judge(config, out, settings, console).items():
+    for name, row in train_and_judge(config, out, settings, console, own).items():
         console.print(f"{name:26} {row['value']:.4f}  ({row['low']:.4f} to {row['high']:.4f})")
 
 

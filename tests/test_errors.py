@@ -23,7 +23,9 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
+import cost
 import curvature
+import judge
 import manipulate
 import train
 from common import files, fine_tuning, inputs, named_explanations, program, runs, study
@@ -211,8 +213,8 @@ def test_what_only_looks_wrong_is_taken():
 
 
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (
-    manipulate, curvature, train, atex2022, backdoor, boopathy2020, defences, dombrowski2019, dombrowski2022,
-    fairwashing, gallery, heo2019, patterns, sneaking, zoo)}
+    manipulate, judge, curvature, cost, train, atex2022, backdoor, boopathy2020, defences, dombrowski2019,
+    dombrowski2022, fairwashing, gallery, heo2019, patterns, sneaking, zoo)}
 OPTIONS = [
     ("manipulate", ["--cout", "3"], r"Unrecognized options: --cout, 3, perhaps you meant --count \(--help lists"),
     ("manipulate", ["dog.png"], "Unrecognized options: dog.png"),
@@ -222,6 +224,10 @@ OPTIONS = [
     ("manipulate", ["--explanation", "lime"], "unknown explanation 'lime'; known: gradient,"),
     ("manipulate", ["--network", "net"], "unknown network 'net'; known: squeezenet1_1,"),
     ("manipulate", ["--learning-rate", "0"], "--learning-rate must be positive, got 0"),
+    ("judge", ["--restarts", "1"], "--restarts is at least 2: the flags compare them, got 1"),
+    ("judge", ["--model", "small_cnn"], "--model is FILE.py:NAME or module:NAME, got 'small_cnn'"),
+    ("cost", ["--explanations", "lime"], "unknown explanation 'lime'; known: gradient,"),
+    ("cost", ["--batches", "0"], r"--batches must be positive, got \(0,\)"),
     ("curvature", ["--certified", "200"], "--certified is at most --count 100, got 200"),
     ("curvature", ["--networks", "net"], "unknown network 'net'; known: squeezenet1_1,"),
     ("train", ["--dataset", "svhn"], "invalid choice 'svhn'.*'mnist', 'cifar10'"),

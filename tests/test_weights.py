@@ -204,7 +204,7 @@ def test_damaged_files_say_so_in_one_line(tmp_path, torch_module):
         "cut.safetensors": "damaged or truncated", "empty.safetensors": "damaged or truncated",
         "empty.pth": "damaged or truncated", "noise.pth": "damaged or truncated", "early.pth": "damaged or truncated",
         "cut.pth": "ends within a tensor: 33 of 36 bytes", "nested.pth": "not a flat dictionary of tensors",
-        "number.pth": "not a torch file", "zip.pth": "zip archive", "net.onnx": "unknown suffix"}
+        "number.pth": "not a torch file", "zip.pth": "damaged or truncated", "net.onnx": "unknown suffix"}
     for name, reason in reasons.items():
         with pytest.raises(WeightsError) as caught:
             read_tensors(tmp_path / name)

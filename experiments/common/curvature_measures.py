@@ -1,6 +1,7 @@
 """What curvature.py measures at an image: curvature, what an attack does within a ball, what no attack can do."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,12 +16,16 @@ OBJECTIVES = "change", "top"  # of `climb`
 
 
 class Settings(NamedTuple):
-    """k: pixels of the top;  probes: of the Frobenius norm;  steps: of Lanczos and power iteration;  attack: steps."""
+    """k: pixels of the top;  probes: of the Frobenius norm;  steps: of Lanczos and power iteration;  attack: steps.
+
+    weights: whether there are bounds from the weights.
+    """
 
     k: int = 20
     probes: int = 100
     steps: int = 32
     attack: int = 20
+    weights: bool = True
 
 
 def curvature(f, x, y, key, s: Settings) -> dict:
@@ -30,11 +35,11 @@ def curvature(f, x, y, key, s: Settings) -> dict:
     spectral = geometry.spectral_norm(g, x, steps=s.steps)
     relative = geometry.normalised_curvature(g, x, steps=s.steps)
     level = geometry.principal_curvatures(g, x, 1, steps=s.steps)
-    return {"gradient_norm": relative.gradient_norm, "frobenius_norm": frobenius.value,
-            "frobenius_error": frobenius.standard_error, "spectral_norm": spectral.value,
-            "spectral_converged": spectral.converged, "normalised_curvature": relative.value,
-            "level_set_curvature": jnp.abs(level.values[0]), "level_set_converged": level.converged[0],
-            "hessian_bound": certify.hessian_bound(f, x, y)}
+    found = {"gradient_norm": relative.gradient_norm, "frobenius_norm": frobenius.value,
+             "frobenius_error": frobenius.standard_error, "spectral_norm": spectral.value,
+             "spectral_converged": spectral.converged, "normalised_curvature": relative.value,
+             "level_set_curvature": jnp.abs(level.values[0]), "level_set_converged": level.converged[0]}
+    return found | {"hessian_bound": certify.hessian_bound(f, x, y)} if s.weights else found
 
 
 class Climb(NamedTuple):
@@ -105,9 +110,44 @@ def along(f, preprocess, pixels, moved, y, s: Settings) -> dict:
     found = geometry.gradient_change_estimate(g, line, steps=s.steps)
     unit = lambda v: v / jnp.linalg.norm(v.ravel())
     turn = jnp.linalg.norm((unit(jax.grad(g)(x)) - unit(jax.grad(g)(z))).ravel())
-    return {"gradient_change": found.change, "gradient_change_estimate": found.estimate,
-            "gradient_change_bound": certify.gradient_change_bound(f, x, z, y), "normal_change": turn,
-            "normal_change_bound": certify.normal_change_bound(f, x, z, y)}
+    estimates = {"gradient_change": found.change, "gradient_change_estimate": found.estimate, "normal_change": turn}
+    return estimates | {"gradient_change_bound": certify.gradient_change_bound(f, x, z, y),
+                        "normal_change_bound": certify.normal_change_bound(f, x, z, y)} if s.weights else estimates
+
+
+def bounded(network, pixels, betas, s: Settings, kinds) -> tuple[Settings, dict, dict]:
+    """(settings, kinds of certificates) with the bounds that there are for a network, {what is left out: why}.
+
+    pixels: an image;  betas: of its softplus, None where it is smooth itself. Nothing is computed.
+    """
+    pre, reasons = network.preprocess, {}
+
+    def exists(name, bound, *arguments):
+        try:
+            jax.eval_shape(bound, *arguments)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            reasons[name] = str(error).splitlines()[0]
+        return name not in reasons
+
+    def weights(model, p):
+        return certify.hessian_bound(model_of(model, betas), pre(p), 0)
+
+    def box(model, p, *, linear):
+        kinds = (None,) if betas is None else (None, betas)
+        return [certified(model_of(model, b), pre, p, 0, 0.1, s, linear=linear) for b in kinds]
+
+    s = s._replace(weights=exists("bound from the weights", weights, network.model, pixels))
+    with jax.enable_x64(True):
+        arguments = double((network.model, pixels))
+        kinds = {kind: linear for kind, linear in kinds.items()
+                 if exists(f"certificate by {kind}", partial(box, linear=linear), *arguments)}
+    return s, kinds, reasons
+
+
+def double(tree):
+    """Its floating-point numbers in double precision, where jax.enable_x64 holds."""
+    wide = lambda v: jnp.asarray(v, jnp.float64) if jnp.issubdtype(jnp.result_type(v), jnp.floating) else v
+    return jax.tree.map(wide, tree)
 
 
 def model_of(model, betas):

@@ -26,14 +26,15 @@ def radii(arrays, k):
     """Medians over the images of the epsilon, a multiple of those measured, at which half of the top or the signs goes.
 
     certified_top: the largest epsilon at which half of the top k is certified;  certified_signs: the signs of half the
-    map;  attacked_top: the smallest epsilon at which the attack leaves less than half of the top, None if none does.
+    map, None where the network has no certificates;  attacked_top: the smallest epsilon at which the attack leaves less
+    than half of the top, None if none does.
     """
     at = lambda name: sorted((float(key.split("@")[1]), v) for key, v in arrays.items() if key.startswith(f"{name}@"))
-    kind = "linear" if at("top_linear") else "intervals"
-    held = lambda pairs, least: np.max([np.where(v >= least, eps, 0) for eps, v in pairs], axis=0)
+    kind = next((kind for kind in ("linear", "intervals") if at(f"top_{kind}")), None)
+    held = lambda pairs, least: float(np.median(np.max([np.where(v >= least, eps, 0) for eps, v in pairs], axis=0)))
     broken = np.min([np.where(v < k / 2, eps, np.inf) for eps, v in at("attacked_top")], axis=0)
-    return {"certified_top": float(np.median(held(at(f"top_{kind}"), k / 2))),
-            "certified_signs": float(np.median(held(at(f"signs_{kind}"), 0.5))),
+    return {"certified_top": held(at(f"top_{kind}"), k / 2) if kind else None,
+            "certified_signs": held(at(f"signs_{kind}"), 0.5) if kind else None,
             "attacked_top": float(np.median(broken)) if np.isfinite(np.median(broken)) else None, "kind": kind}
 
 
@@ -44,7 +45,7 @@ def tables(rows, epsilons, k):
     value = lambda row, name: f"{row[name]['value']:.2g}" if name in row else "-"
     ball = lambda row: ("attacked_change", f"change_{row['radii']['kind']}", "attacked_top",
                         f"top_{row['radii']['kind']}")
-    radius = lambda row, name: f"{row['radii'][name] or '-'}"
+    radius = lambda row, name: "-" if row["radii"][name] is None else f"{row['radii'][name]:g}"
     return (
         report.grid(("network", *CURVATURES.values()),
                     [(name, *(value(row, m) for m in CURVATURES)) for name, row in all_rows.items()],
@@ -70,12 +71,14 @@ def _short(networks):
 def figures(found, rows, epsilons):
     """{name: Figure}: curvature by network, and the change of the heat map, attacked and certified, by epsilon."""
     short = _short(found)
-    bend = {f"{short[n]}, {a}": {m: arrays[m] for m in CURVATURES} for n, by in found.items()
-            for a, arrays in by.items() if "spectral_norm" in arrays}
+    curved = {f"{short[n]}, {a}": arrays for n, by in found.items() for a, arrays in by.items()
+              if "spectral_norm" in arrays}
+    measures = {m: label for m, label in CURVATURES.items() if all(m in arrays for arrays in curved.values())}
+    bend = {name: {m: arrays[m] for m in measures} for name, arrays in curved.items()}
     band = lambda row: (row["value"], row["low"], row["high"])
     panels = {f"{short[n]}, {a}": {label: {e: band(row[f"{m}@{e:g}"]) for e in epsilons} for m, label in _CURVES.items()
                             if f"{m}@{epsilons[0]:g}" in row} for n, by in rows.items() for a, row in by.items()}
     columns = len(next(iter(rows.values())))
-    return {"curvature": plot.comparison(bend, CURVATURES, log=tuple(CURVATURES)),
+    return {"curvature": plot.comparison(bend, measures, log=tuple(measures)),
             "certificates": plot.sweep(panels, xlabel="epsilon: largest change of any pixel",
                                        ylabel="change of the heat map, L1", columns=columns)}

@@ -1,14 +1,17 @@
 """The images of an experiment and their targets, and stand-ins where there are no data."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 
-from common import runs, zoo
+from common import runs, user_model, zoo
 from xmanip_jax import data, models
 from xmanip_jax.models.net import abstract
 from xmanip_jax.models.weights import weight_shapes
+
+_DATASETS = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}  # what an input's shape tells
 
 
 def read(config, network):
@@ -24,8 +27,7 @@ def read(config, network):
     else:
         names = [config.image]
         images = np.stack([_one(name, side) for name in (config.image, config.target_image)])
-    if images.shape[-1] != network.input_shape[2]:
-        raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
+    _check_channels(images, network)
     if len(images) < 2:
         raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
     return (names, images[:1], images[1:]) if len(names) == 1 else (names, images, np.roll(images, -1, axis=0))
@@ -43,7 +45,7 @@ def note(out, name, network, names, images, *others) -> None:
 
 def standard(network, count):
     """`read` of what a network's input suggests: the test split of CIFAR-10 or MNIST, or nips2017's photographs."""
-    dataset = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}.get(network.input_shape)
+    dataset = _DATASETS.get(network.input_shape)
     folder = None
     if dataset is None:
         if data.data_dir() is None:
@@ -52,18 +54,25 @@ def standard(network, count):
     return read(SimpleNamespace(dataset=dataset, images=folder, count=count, size=None), network)
 
 
-def network(name: str, *, quick: bool = False, seed: int = 0) -> models.Pretrained:
-    """A network of models.NETWORKS, of the zoo, or of boopathy2020 in the data folder; quick: random weights, any name.
+def network(name: str, *, weights=None, quick: bool = False, seed: int = 0) -> models.Pretrained:
+    """A network of models.NETWORKS, of the zoo, of boopathy2020 in the data folder, or your own, FILE.py:NAME.
+
+    weights: a file, in the place of the network's own;  quick: random weights and any name, but for your own.
 
     Raises ValueError for a name that is none of these.
     """
     if quick:
         jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+    if user_model.named(name):
+        return user_model.read(name, weights)
+    if quick:
         return models.load("small_cnn_cifar10", random_weights("small_cnn_cifar10", seed))
     if name in models.NETWORKS:
-        return models.load(name)
+        return models.load(name, weights)
     if name in zoo.cards():
-        return zoo.load(name)
+        return zoo.load(name, weights)
+    if weights:
+        raise ValueError(f"--weights go with one of {', '.join([*models.NETWORKS, *zoo.cards()])}, got {name!r}")
     file = data.data_dir() and data.data_dir() / "networks" / "boopathy2020" / f"{name}.safetensors"
     if not file or not file.is_file():
         raise ValueError(f"unknown network {name!r}; known: {', '.join([*models.NETWORKS, *zoo.cards()])}, and with "
@@ -71,10 +80,46 @@ def network(name: str, *, quick: bool = False, seed: int = 0) -> models.Pretrain
     return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
 
 
+def pictures(config, network, *, own: bool):
+    """(names, images Float[n, h, w, c]) that a network is measured on: those of --images or --dataset, or by default
+
+    the test split that the network's input tells, or nips2017's photographs (`standard`); for a network of the user's
+    (own), with --quick, and where there is no data folder for photographs, those that scikit-image carries.
+
+    config: has images, dataset, count and quick.
+    """
+    if config.dataset:
+        names, images = _correct(config.dataset, config.count, network)
+    elif config.images:
+        names, images, _ = data.read_folder(config.images, network.input_shape[0], limit=config.count)
+    elif config.quick or own or (data.data_dir() is None and network.input_shape not in _DATASETS):
+        names, images, _ = photographs(network, config.count)
+    else:
+        names, images, _ = standard(network, config.count)
+    _check_channels(images, network)
+    return names, images
+
+
+def chosen(config) -> models.Pretrained:
+    """The network that --network, with --weights, or --model names; config: has these three and perhaps quick and seed.
+
+    Raises ValueError for a name that is no network, and where --model and --network are both given.
+    """
+    default = next(f.default for f in dataclasses.fields(config) if f.name == "network")
+    if config.model and config.network != default:
+        raise ValueError("choose one of --network and --model")
+    if config.model and not user_model.named(config.model):
+        raise ValueError(f"--model is FILE.py:NAME or module:NAME, got {config.model!r}; --network names one of the "
+                         "project's")
+    return network(config.model or config.network, weights=config.weights, quick=getattr(config, "quick", False),
+                   seed=config.seed)
+
+
 def photographs(network, count):
-    """`read` of up to six photographs that scikit-image carries: no data folder is needed."""
+    """`read` of up to six photographs that scikit-image carries, grey for one channel: no data folder is needed."""
     names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
     images = np.stack([data.photograph(name, network.input_shape[0]) for name in names])
+    images = images.mean(-1, keepdims=True) if network.input_shape[2] == 1 else images
     return names, images, np.roll(images, -1, axis=0)
 
 
@@ -94,6 +139,11 @@ def predict(network, pixels) -> np.ndarray:
 @jax.jit
 def _predict(model, x):
     return jax.vmap(model)(x).argmax(1)
+
+
+def _check_channels(images, network):
+    if images.shape[-1] != network.input_shape[2]:
+        raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
 
 
 def _one(name, side):

@@ -17,7 +17,7 @@ def method(name, network, *, integration_steps: int = 3, layer: str = "features"
     integration_steps: of the attack; the verdict takes the paper's 30.  layer: of grad_cam.  patterns: of
     pattern_attribution, see `fit_patterns`.  lrp: the rules of Dombrowski et al. 2019.
     """
-    low, high = (network.preprocess(np.full(network.input_shape[2], v, np.float32)) for v in (0, 1))
+    low, high = bounds(network)
     width, inner = float(np.mean(high - low)), explain.gradient()
     noisy = {"samples": 10, "chunk": 5}
     same = lambda e: (e, e)
@@ -33,6 +33,12 @@ def method(name, network, *, integration_steps: int = 3, layer: str = "features"
         "smoothgrad": lambda: same(explain.smoothgrad(inner, sigma=0.1 * width, **noisy)),
         "uniform_gradient": lambda: same(explain.uniform_gradient(inner, radius=0.2 * width, **noisy)),
     }[name]()
+
+
+def bounds(network) -> tuple:
+    """The least and the largest value of the network's input, to broadcast against it."""
+    ends = [network.preprocess(np.full((1, 1, network.input_shape[2]), v, np.float32)) for v in (0, 1)]
+    return np.minimum(*ends), np.maximum(*ends)
 
 
 def patterns_of(explanation, network, images: np.ndarray, file=None) -> dict | None:

@@ -103,13 +103,15 @@ def check_known(kind: str, asked: str | Sequence[str], known: Collection[str]) -
 def begin(name: str, config: Any) -> tuple[Path, dict]:
     """The folder of a run, --out or runs/<name>-<time>, by `open_run`; and the settings noted in it.
 
-    Files that an option names (weights, patterns), or the weights in a folder that it names, are `same_inputs`.
+    Files that an option names (weights, patterns, FILE.py:NAME), or the weights in a folder that it names, are
+    `same_inputs`.
     """
     out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     open_run(out, settings(config), resume=config.resume)
     program.keeping(lambda: f"what is finished is kept: add --out {out} --resume to go on" if computed(out) else
                     f"nothing was finished yet, --out {out} starts anew")
     named = [v for k, v in vars(config).items() if isinstance(v, Path) and k != "out"]
+    named += [Path(v.rpartition(":")[0]) for v in vars(config).values() if isinstance(v, str) and ".py:" in v]
     files = [f for v in named for f in ([v] if v.is_file() else sorted(v.glob("*.safetensors")))]
     same_inputs(out, {str(f): np.fromfile(f, np.uint8) for f in files}, "files")
     return out, read_json(out / "config.json")

@@ -18,8 +18,8 @@ def cards() -> dict[str, dict]:
     return files.read_json(file) if file.is_file() else {}
 
 
-def load(name: str) -> models.Pretrained:
-    """A network of the zoo.
+def load(name: str, file: Path | None = None) -> models.Pretrained:
+    """A network of the zoo;  file: of weights in the place of its own.
 
     Raises ValueError for an unknown name.
     """
@@ -29,6 +29,6 @@ def load(name: str) -> models.Pretrained:
     recipe = RECIPES[known[name]["defence"]]
     spec = models.NETWORKS[NETWORKS[name.partition("_")[0]]]
     module = recipe.network(spec.input_shape, recipe.act(known[name]["beta"]), nnx.Rngs(0))
-    net, *weights = models.functional(models.load_weights(module, FOLDER / f"{name}.safetensors"))
+    net, *weights = models.functional(models.load_weights(module, file or FOLDER / f"{name}.safetensors"))
     return models.Pretrained(name, Partial(net.apply, *weights), net, *weights, lambda pixels: pixels, spec.input_shape,
-                             spec.num_classes, spec.classes)
+                             spec.num_classes, () if file else spec.classes)

@@ -5,6 +5,7 @@ from ..pooling import max_pool
 
 try:
     from .cifar_resnet import CifarResNet
+    from .comparison import Comparison, LayerDifference, compare_layers
     from .densenet import DenseNet121
     from .efficientnet_lite import EfficientNetLite0
     from .lipschitz import CentredSoftplus, LipschitzNorm, UnitNorm
@@ -18,10 +19,10 @@ try:
 except ImportError as error:
     raise missing("models", "models", error) from error
 
-__all__ = ["NETWORKS", "VGG16", "VGG19", "CentredSoftplus", "CifarResNet", "DenseNet121", "EfficientNetLite0",
-           "LipschitzNorm", "Net", "Pretrained", "ResNet", "SmallCNN", "SmallLCNN", "SqueezeNet", "UnitNorm",
-           "WeightsError", "functional", "load", "load_weights", "max_pool", "read_tensors", "save_tensors",
-           "save_weights"]
+__all__ = ["NETWORKS", "VGG16", "VGG19", "CentredSoftplus", "CifarResNet", "Comparison", "DenseNet121",
+           "EfficientNetLite0", "LayerDifference", "LipschitzNorm", "Net", "Pretrained", "ResNet", "SmallCNN",
+           "SmallLCNN", "SqueezeNet", "UnitNorm", "WeightsError", "compare_layers", "functional", "load",
+           "load_weights", "max_pool", "read_tensors", "save_tensors", "save_weights"]
 
 
 def __dir__():

@@ -11,19 +11,20 @@ import safetensors.numpy
 from flax import nnx
 
 from .errors import WeightsError
-from .torch_pickle import read_torch_pickle
+from .torch_pickle import read_torch_file
 
 __all__ = ["WeightsError", "load_weights", "read_tensors", "save_tensors", "save_weights", "weight_shapes"]
 
-_READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_pickle}
+_READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_file, ".pt": read_torch_file}
 _PARALLEL = "module."
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All tensors of a .safetensors file, or of a .pth file in torch's format before 1.6 (a bare pickle).
+    """All tensors of a .safetensors file, or of a .pth or .pt file that `torch.save(module.state_dict(), path)` wrote.
 
-    The pickle is read without torch, and nothing in it is executed: it may name ordered dictionaries and tensors only.
+    Torch's files are read without torch, those of all versions, and nothing in them is executed: they may name ordered
+    dictionaries and tensors only. bfloat16 comes as the type of ml_dtypes, which jax knows.
 
     Raises FileNotFoundError, or WeightsError naming the file and the reason.
 

@@ -11,7 +11,7 @@ from .errors import (
     UnsupportedPrimitiveError,
 )
 from .known import Known
-from .layers import Contents, Layer, inspect, layers, tap, zero_at
+from .layers import Contents, Layer, inspect, layer_values, layers, tap, zero_at
 from .plan import Operation
 from .propagate import LinearLayer, flow, linear_layers, propagate
 from .stages import Program, Stage, stages
@@ -20,8 +20,8 @@ from .unroll import unroll
 __all__ = [
     "ACTIVATIONS", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer", "LayerError",
     "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError", "Stage",
-    "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layers", "linear_layers", "map_calls",
-    "propagate", "replace", "stages", "tap", "unroll", "zero_at",
+    "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layer_values", "layers", "linear_layers",
+    "map_calls", "propagate", "replace", "stages", "tap", "unroll", "zero_at",
 ]
 
 

@@ -16,7 +16,7 @@ from .jaxprs import eqn_name, is_custom_rule, prims
 from .known import KNOWN
 from .plan import Step
 
-__all__ = ["Contents", "Layer", "inspect", "layers", "tap", "zero_at"]
+__all__ = ["Contents", "Layer", "inspect", "layer_values", "layers", "tap", "zero_at"]
 
 _LOOPS = {"scan", "while", "cond"}
 
@@ -113,6 +113,31 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
         return jax.tree.unflatten(structure, outs), sown[0]
 
     return tapped
+
+
+def layer_values(f: Model) -> Callable[[Array], tuple[Array, dict[str, Array]]]:
+    """`g(x) -> (f(x), {name: value})` of the layers in the order of execution, but for those in loops.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from xmanip_jax import rewrite
+    >>> rewrite.layer_values(lambda x: jax.nn.relu(x).sum())(jnp.array([-1.0, 2.0]))
+    (Array(2., dtype=float32), {'relu#0': Array([0., 2.], dtype=float32)})
+    """
+
+    def valued(x):
+        plan, leaves, structure = plan_of(f, (x,))
+        match, found = _layer_sites(plan)
+        kept = [not layer.in_loop for layer, _ in found]
+
+        def apply(kind, at, step, operands):
+            (value,) = compute(step, operands)
+            return [value], value if kept[at] else None
+
+        outs, sown = evaluate(plan, leaves, Rule(match, apply))
+        names = [layer.name for (layer, _), keep in zip(found, kept, strict=True) if keep]
+        return jax.tree.unflatten(structure, outs), dict(zip(names, sown, strict=True))
+
+    return valued
 
 
 def zero_at(f: Model, x: Shaped[Example, "*shape"], layer: str) -> Float[Array, "*layer"]:
