@@ -219,7 +219,7 @@ def test_thickness_counts_pairs():
         first = x[0, 0] - 1
         return jnp.stack([1 - 2 * jnp.abs(first), 0 * first + 0.5, 0 * first])[None]
 
-    found = geometry.thickness(e, None, jnp.ones((1, 3, 1)), 0, 1, key=KEY, radius=1.0, samples=4000)
+    found = geometry.thickness(e, jnp.ravel, jnp.ones((1, 3, 1)), 0, 1, key=KEY, radius=1.0, samples=4000)
     t = (np.arange(8) + 0.5) / 8
     kept = np.mean(np.minimum(1, 0.25 / t) + np.maximum(0, 1 - 0.75 / t))
     np.testing.assert_allclose(found.value, (kept + 1) / 2, atol=4 * found.standard_error)

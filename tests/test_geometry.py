@@ -125,7 +125,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(values):
 
 def test_the_jackknife_removes_the_root_s_bias():
     g, _ = quadratic(np.eye(16)[0] * 5)
-    measure = lambda f: jax.vmap(lambda k: f(g, jnp.zeros(16), k, 10, probe="gaussian").value)
+    measure = lambda f: jax.vmap(lambda k: f(g, jnp.zeros(16), key=k, samples=10, probe="gaussian").value)
     both = jax.jit(lambda k: (measure(geometry.frobenius_norm)(k), measure(geometry.squared_frobenius_norm)(k)))
     root, square = both(jax.random.split(KEY, 4000))
     assert abs((square ** 0.5).mean() / 5 - 0.967) < 0.01 and abs(root.mean() / 5 - 0.99) < 0.01

@@ -100,7 +100,7 @@ def test_what_is_refused():
     net, params, state = models.functional(Small())
     for match, options in (("does not divide among 2 devices", {"batch": 5}),
                            ("steps is a positive integer, got 0", {"steps": 0}),
-                           ("1 to 60 examples, got 61", {"batch": 61})):
+                           ("1 to 60 examples, got 62", {"batch": 62})):
         with pytest.raises(ValueError, match=match):
             run(train.begin(params, state, OPTIMIZER), net, **options)
     with pytest.raises(ValueError, match="60 images have 59 labels"):

@@ -55,8 +55,8 @@ def save(path: str | os.PathLike, tree: Any, *, overwrite: bool = False) -> None
     if target.exists():
         _replace(target, packed)
     else:
-        _write(path, packed)
-    _remove_leftovers(path)
+        _write(target, packed)
+    _remove_leftovers(target)
 
 
 def load(path: str | os.PathLike, like: Any = None) -> Any:

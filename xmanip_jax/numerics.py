@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from .arguments import check_count
 from .metrics.places import wide
 from .rewrite.jaxprs import convolves
-from .types import Array, Shaped
+from .types import AnyArray, Array, Shaped
 
 __all__ = ["epsilon", "mean_over", "over_chunks", "repeat"]
 
@@ -41,7 +41,7 @@ def mean_over(g: Callable[[Any], Any], points: Any, n: int, chunk: int | None) -
     return jax.tree.map(lambda v: v / n, total)
 
 
-def over_chunks(part: Callable[[Array], Any], keys: Shaped[Array, " n *shape"], chunk: int | None, *,
+def over_chunks(part: Callable[[Array], Any], keys: Shaped[AnyArray, " n *shape"], chunk: int | None, *,
                 add: bool = False) -> Any:
     """part(keys[c]) -> tree, for chunks of the keys: concatenated along the first axes, or added up.
 

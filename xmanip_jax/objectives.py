@@ -65,7 +65,7 @@ def viewing(e: Explanation, *, channels: Channels = "auto", heat: Heat = explain
     Array([0., 1.], dtype=float32)
     """
 
-    def look(f: Model, preprocess: Callable[[Array], Array], pixels: Float[Array, "*shape"], label: Target,
+    def look(f: Model, preprocess: Callable[[Array], Array], pixels: Float[AnyArray, "*shape"], label: Target,
              key: RandomKey | None) -> View:
         x = preprocess(pixels)
         map, logits = explain.with_logits(e)(f, x, label, key=key)

@@ -43,14 +43,17 @@ Channels = int | Literal["auto"] | None
 # A class, or a direction over the logits.
 Target = Integer[ArrayLike, ""] | Float[ArrayLike, " classes"]
 
-# On a device or on the host.
-AnyArray = Array | ndarray
+# On a device or on the host: numpy's arrays do where JAX's do, but a type checker is told of JAX's alone, as in JAX.
+if TYPE_CHECKING:
+    AnyArray = Array
+else:
+    AnyArray = Array | ndarray
 
 # An input, or its shape and type alone where nothing is computed.
 Example = ArrayLike | ShapeDtypeStruct
 
 # A key of jax.random, typed or as before it.
-RandomKey = Key[Array, ""] | UInt32[Array, "2"]
+RandomKey = Key[Array, ""] | UInt32[AnyArray, "2"]
 
 # Numbers in lists, as jnp.asarray takes them: their shape is known when they are an array.
 Nested = Sequence[Any]
@@ -60,14 +63,14 @@ Nested = Sequence[Any]
 class Model(Protocol):
     """One example -> logits; parameters are closed over, or bound with jax.tree_util.Partial."""
 
-    def __call__(self, x: Float[Array, "*shape"], /) -> Float[Array, " classes"]: ...
+    def __call__(self, x: Float[AnyArray, "*shape"], /) -> Float[AnyArray, " classes"]: ...
 
 
 @runtime_checkable
 class Explanation(Protocol):
     """A map of one example, of its shape or one number for each place of a layer; key: of its noise, if any."""
 
-    def __call__(self, f: Model, x: Float[Array, "*shape"], target: Target, /, *,
+    def __call__(self, f: Model, x: Float[AnyArray, "*shape"], target: Target, /, *,
                  key: RandomKey | None = None) -> Float[Array, "*map"]: ...
 
 
@@ -75,15 +78,15 @@ class Explanation(Protocol):
 class Traced(Protocol):
     """An explanation in the form that returns (map, logits)."""
 
-    def __call__(self, f: Model, x: Float[Array, "*shape"], target: Target, /, *,
-                 key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]: ...
+    def __call__(self, f: Model, x: Float[AnyArray, "*shape"], target: Target, /, *,
+                 key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[AnyArray, " classes"]]: ...
 
 
 @runtime_checkable
 class Heat(Protocol):
     """From a map to its heat map, one value for each place: `explain.heatmap` and its neighbours."""
 
-    def __call__(self, map: Float[Array, "*map"], /, *, channels: Channels) -> Float[Array, "*places"]: ...
+    def __call__(self, map: Float[AnyArray, "*map"], /, *, channels: Channels) -> Float[Array, "*places"]: ...
 
 
 @runtime_checkable
@@ -104,21 +107,22 @@ class Objective(Protocol):
 class Constraint(Protocol):
     """The allowed pixels nearest to those given, in [0, 1]."""
 
-    def __call__(self, pixels: Float[Array, "*shape"], clean: Float[Array, "*shape"], /) -> Float[Array, "*shape"]: ...
+    def __call__(self, pixels: Float[AnyArray, "*shape"], clean: Float[AnyArray, "*shape"],
+                 /) -> Float[Array, "*shape"]: ...
 
 
 @runtime_checkable
 class Apply(Protocol):
     """A network of trees of parameters and of state, of one example."""
 
-    def __call__(self, params: Any, state: Any, x: Float[Array, "*shape"], /) -> Float[Array, " classes"]: ...
+    def __call__(self, params: Any, state: Any, x: Float[AnyArray, "*shape"], /) -> Float[Array, " classes"]: ...
 
 
 @runtime_checkable
 class Penalty(Protocol):
     """What a defence adds to the training loss, of one example and its label."""
 
-    def __call__(self, apply: Apply, params: Any, state: Any, x: Float[Array, "*shape"], y: Integer[ArrayLike, ""],
+    def __call__(self, apply: Apply, params: Any, state: Any, x: Float[AnyArray, "*shape"], y: Integer[ArrayLike, ""],
                  key: RandomKey | None = None, /) -> Float[Array, ""]: ...
 
 
@@ -178,6 +182,6 @@ class Sneak(Protocol):
 class Train(Protocol):
     """A training loop: see `train.fit`."""
 
-    def __call__(self, net: Any, training: "Training", images: Float[ndarray, " n *shape"],
-                 labels: Integer[ndarray, " n"], *, callback: Callable[[int, dict[str, float]], None] | None = None,
+    def __call__(self, net: Any, training: "Training", images: Float[AnyArray, " n *shape"],
+                 labels: Integer[AnyArray, " n"], *, callback: Callable[[int, dict[str, float]], None] | None = None,
                  keep: "Callable[[Training], None] | None" = None) -> "Training": ...

@@ -34,7 +34,7 @@ from rich.console import Console
 
 from common import files, fine_tuning, fooling_scores, inputs, runs
 from papers.heo2019_network import kept, read
-from xmanip_jax import fool, metrics, plot, train
+from xmanip_jax import explain, fool, metrics, plot, train
 
 DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
 
@@ -165,7 +165,7 @@ def checked(config):
     else:
         runs.check_known("network", config.network, fine_tuning.PLACES)
     runs.check_positive(config, "train_images", "views", "count", "width", "steps", "batch", "learning_rate")
-    fool.backdoor(None, None, None, 0.0, weight=config.weight)  # refuses what it refuses
+    fool.backdoor(explain.gradient(), abs, abs, 0.0, weight=config.weight)  # refuses what it refuses
     train.training_loss((config.keep, train.no_penalty()))  # a negative weight
     return config
 

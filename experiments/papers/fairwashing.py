@@ -170,7 +170,7 @@ def checked(config):
         config = dataclasses.replace(config, count=4, steps=2, batch=4, neighbours=8, dimensions=4)
     runs.check_positive(config, "train_images", "count", "steps", "batch", "learning_rate", "neighbours", "dimensions",
                         "sigma")
-    fool.fairwash(explain.gradient(), None, np.ones((1, 1)), alpha=config.alpha, keep=config.keep)  # what it refuses
+    fool.fairwash(explain.gradient(), abs, np.ones((1, 1)), alpha=config.alpha, keep=config.keep)  # what it refuses
     return config
 
 

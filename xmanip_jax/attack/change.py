@@ -12,6 +12,7 @@ from .. import explain, metrics
 from ..arguments import check_count, keys_of
 from ..objectives import View, same_prediction, viewing
 from ..types import (
+    AnyArray,
     Array,
     ArrayLike,
     Channels,
@@ -55,12 +56,12 @@ class Changed(NamedTuple):
     evaluations: int  # of the gradient, or of the explanation in searches without, for each image
 
 
-def correlation_lost(now: Float[Array, "*places"], clean: Float[Array, "*places"]) -> Float[Array, ""]:
+def correlation_lost(now: Float[AnyArray, "*places"], clean: Float[AnyArray, "*places"]) -> Float[Array, ""]:
     """1 - Pearson correlation of two heat maps, in [0, 2]; nan where one is constant: the default distance."""
     return 1 - metrics.pearson(now, clean)
 
 
-def margin(logits: Float[Array, " classes"], label: Integer[Array, ""]) -> Float[Array, ""]:
+def margin(logits: Float[AnyArray, " classes"], label: Integer[AnyArray, ""]) -> Float[Array, ""]:
     """The logit of the label above the largest of the others."""
     return logits[label] - jnp.where(jnp.arange(len(logits)) == label, -jnp.inf, logits).max()
 

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from ..devices import check_batch, on_each, spread
 from ..explain.base import check_logits
 from ..objectives import View
-from ..types import Array, Float, Integer, Model
+from ..types import AnyArray, Array, Float, Integer, Model
 from .model import lifted
 
 __all__ = ["Lifted", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
@@ -55,7 +55,7 @@ def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Arra
     return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal)
 
 
-def classes(network: Lifted, pixels: Float[Array, " b *shape"]) -> int:
+def classes(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> int:
     """How many the model has; ValueError where it returns anything but Float[classes]."""
     logits = jax.eval_shape(lambda p: network.model(network.preprocess(p)), pixels[0])
     check_logits(logits)
@@ -104,6 +104,6 @@ def checked_labels(labels: Any, batch: int, classes: int) -> Integer[Array, " b"
 
 
 @jax.jit
-def predictions(network: Lifted, pixels: Float[Array, " b *shape"]) -> Integer[Array, " b"]:
+def predictions(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> Integer[Array, " b"]:
     """Int[b], the classes of the images."""
     return jax.vmap(lambda p: network.model(network.preprocess(p)).argmax())(pixels)

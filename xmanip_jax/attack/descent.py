@@ -14,6 +14,7 @@ from .. import explain, objectives, smooth
 from ..arguments import check_count, check_positive, keys_of
 from ..objectives import View, viewing
 from ..types import (
+    AnyArray,
     Array,
     ArrayLike,
     Channels,
@@ -104,7 +105,7 @@ class State(NamedTuple):
     broken: Array  # the step whose gradient was not finite, or -1: there the image stops
 
 
-def begin(p: Problem, network: Lifted, pixels: Float[Array, "*shape"], goal: Any, label: Array,
+def begin(p: Problem, network: Lifted, pixels: Float[AnyArray, "*shape"], goal: Any, label: Array,
           key: RandomKey) -> tuple[Case, Best]:
     """The image before any step, which is the first candidate for the best."""
     settings = p.surrogate.fit(network.model, network.preprocess(pixels))

@@ -9,7 +9,7 @@ import numpy as np
 from .. import rewrite
 from ..explain.linearity import first_nonlinear
 from ..objectives import View
-from ..types import Array, Float
+from ..types import AnyArray, Array, Float
 
 __all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "sharp",
            "warn_of_broken"]
@@ -66,7 +66,7 @@ def sharp(network: Any, pixels: Array, settings: Any) -> bool:
     return bool(seen.activations or seen.max_pools) and seen.activations.keys() <= _PIECEWISE_LINEAR
 
 
-def check_slopes(logits: Float[Array, "b classes"], gradient: Float[Array, " b *shape"]) -> None:
+def check_slopes(logits: Float[AnyArray, "b classes"], gradient: Float[AnyArray, " b *shape"]) -> None:
     """Raise NonFiniteError for the first clean image whose logits, or the objective's gradient, are not finite."""
     _check_logits(logits, "the clean image")
     _raise_for(~_finite(gradient), "the objective's gradient is not finite at the clean image", _SLOPES)

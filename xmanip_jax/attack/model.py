@@ -19,14 +19,14 @@ from jax.tree_util import Partial
 
 from ..arguments import traced
 from ..rewrite.jaxprs import bind, body, is_custom_rule
-from ..types import Array, Shaped
+from ..types import AnyArray, Array, Shaped
 
 __all__ = ["lifted"]
 
 _ORDERS = 3  # of the derivatives of a custom rule that are compared: an attack on a map of second order takes three
 
 
-def lifted(f: Callable[[Array], Array], x: Shaped[Array | jax.ShapeDtypeStruct, "*shape"],
+def lifted(f: Callable[[Array], Array], x: Shaped[AnyArray | jax.ShapeDtypeStruct, "*shape"],
            name: str = "the model") -> Partial:
     """`f` as a pytree of the arrays that it closes over and those that it is bound to, for jitted functions.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import epsilon
-from ..types import Array, Bool, Float, Int
+from ..types import AnyArray, Array, Bool, Float, Int
 from .intervals import Box, sizes
 
 __all__ = ["certified_signs", "certified_top_k", "heatmap_bounds", "heatmap_change_bound", "map_change_bound",
@@ -54,7 +54,7 @@ def _share(part, others):
     return part / jnp.where(part + others > 0, part + others, 1)
 
 
-def map_change_bound(map: Float[Array, "*map"], box: Box) -> Float[Array, ""]:
+def map_change_bound(map: Float[AnyArray, "*map"], box: Box) -> Float[Array, ""]:
     """A number that ||map' - map||_1 does not exceed for any map' in the box. map: in the box, of its shape.
 
     Half of it, added up over the true and the target class, bounds the 2-class interpretation discrepancy of Boopathy
@@ -68,7 +68,7 @@ def map_change_bound(map: Float[Array, "*map"], box: Box) -> Float[Array, ""]:
     return jnp.maximum(box.upper - map, map - box.lower).sum() * (1 + 2 * map.size * epsilon(box.lower))
 
 
-def heatmap_change_bound(map: Float[Array, "*map"], box: Box) -> Float[Array, ""]:
+def heatmap_change_bound(map: Float[AnyArray, "*map"], box: Box) -> Float[Array, ""]:
     """A number that ||h' - h||_1 does not exceed, h' and h the heat maps of any map in the box and of `map`; at most 2.
 
     The smaller of two: twice the map's own relative change, 2 ||map' - map||_1 / ||map||_1, and the distance within
@@ -94,7 +94,7 @@ def certified_signs(box: Box) -> Bool[Array, "*map"]:
     return (box.lower > 0) | (box.upper < 0)
 
 
-def certified_top_k(map: Float[Array, "*map"], box: Box, k: int) -> Int[Array, ""]:
+def certified_top_k(map: Float[AnyArray, "*map"], box: Box, k: int) -> Int[Array, ""]:
     """Int[]: at least so many of the k most salient pixels of `map` stay among the k most salient, all over the box.
 
     A pixel stays if fewer than k others can reach its least saliency. map: Float[h, w, c] or Float[h, w], in the box.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ..rewrite import UnsupportedPrimitiveError
 from ..rewrite.graph import literal
 from ..rewrite.jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims
-from ..types import Array, Float
+from ..types import AnyArray, Array, Float
 from .arithmetic import RULES, Range, fixed
 
 __all__ = ["enclose", "walk"]
@@ -21,7 +21,7 @@ __all__ = ["enclose", "walk"]
 _FAR = 64.0  # an unbounded interval is cut within it, where functions do what they do
 
 
-def enclose(function: Callable[[Array], Array], lower: Float[Array, "*shape"], upper: Float[Array, "*shape"],
+def enclose(function: Callable[[Array], Array], lower: Float[AnyArray, "*shape"], upper: Float[AnyArray, "*shape"],
             pieces: int = 32) -> Range:
     """All values of an elementwise `function` on [lower, upper], and whether they may jump there; arrays of one shape.
 

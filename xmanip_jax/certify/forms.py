@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..numerics import epsilon
-from ..types import Array, Float
+from ..types import AnyArray, Array, Float
 from .activations import Activation
 
 __all__ = ["Form", "add", "bounds", "gate", "inputs", "linear_map", "multiply", "of_bounds", "repeated",
@@ -40,14 +40,14 @@ class Form(NamedTuple):
         return jnp.abs(self.centre) + self.reach
 
 
-def of_bounds(lower: Float[Array, "*shape"], upper: Float[Array, "*shape"]) -> Form:
+def of_bounds(lower: Float[AnyArray, "*shape"], upper: Float[AnyArray, "*shape"]) -> Form:
     """The interval [lower, upper]."""
     centre = lower + (upper - lower) / 2
     form = Form(centre, jnp.maximum(upper - centre, centre - lower))
     return form._replace(radius=form.radius * (1 + 4 * form.eps))
 
 
-def inputs(lower: Float[Array, "*shape"], upper: Float[Array, "*shape"]) -> Form:
+def inputs(lower: Float[AnyArray, "*shape"], upper: Float[AnyArray, "*shape"]) -> Form:
     """The inputs themselves: one symbol for each of the d numbers."""
     form = of_bounds(lower, upper)
     slopes = jnp.diag(form.radius.ravel()).reshape(-1, *form.radius.shape)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..explain.base import select
 from ..numerics import epsilon
-from ..types import Array, ArrayLike, Float, Model, Num, Target
+from ..types import AnyArray, Array, ArrayLike, Float, Model, Num, Target
 from . import forms
 from .activations import Activation
 from .affine import Affine
@@ -157,7 +157,7 @@ def backward(trace: Trace, target: Target, *, linear: bool = False) -> dict[int,
     return found
 
 
-def direction(logits: Float[Array, " classes"], target: Target) -> Float[Array, " classes"]:
+def direction(logits: Float[AnyArray, " classes"], target: Target) -> Float[Array, " classes"]:
     """The derivative of the target's logit, or of the logits' component along it, in the logits."""
     return jax.grad(lambda z: select(z, target))(jnp.zeros_like(logits))
 

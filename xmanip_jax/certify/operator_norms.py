@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import epsilon
-from ..types import Array, ArrayLike, Float
+from ..types import AnyArray, Array, ArrayLike, Float
 
 __all__ = ["convolution_norm", "matrix_norm"]
 
@@ -69,7 +69,7 @@ def _up(norm, terms):
     return norm * (1 + 8 * terms * epsilon(norm))
 
 
-def layer_norm(params: Mapping[str, Any], w: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, ""] | None:
+def layer_norm(params: Mapping[str, Any], w: Float[AnyArray, "..."], shape: tuple[int, ...]) -> Float[Array, ""] | None:
     """The norm of conv_general_dilated with weights w on an input of `shape`; None if it dilates its input."""
     numbers = params["dimension_numbers"]
     if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] != 1:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from .. import explain
 from ..train.ascent import Ascent, ascend, noise_of
 from ..train.loss import alignment, cross_entropy, penalty
-from ..types import Array, ArrayLike, Explanation, Float, Integer, Model, Penalty, RandomKey, Target
+from ..types import AnyArray, Array, ArrayLike, Explanation, Float, Integer, Model, Penalty, RandomKey, Target
 
 __all__ = ["attribution_robustness", "discrepancy", "integrated_norm", "interpretability", "two_class_discrepancy"]
 
 
-def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
-                          classes: tuple[Target, Target] | Integer[Array, "2"], *,
+def two_class_discrepancy(e: Explanation, f: Model, x: Float[AnyArray, "*shape"], z: Float[AnyArray, "*shape"],
+                          classes: tuple[Target, Target] | Integer[AnyArray, "2"], *,
                           key: RandomKey | None = None) -> Float[Array, ""]:
     """(||I(x, t) - I(z, t)||_1 + ||I(x, s) - I(z, s)||_1) / 2 for the classes (t, s) (Boopathy et al. 2020).
 
@@ -32,7 +32,7 @@ def two_class_discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z
     return (first + second) / 2
 
 
-def discrepancy(e: Explanation, f: Model, x: Float[Array, "*shape"], z: Float[Array, "*shape"],
+def discrepancy(e: Explanation, f: Model, x: Float[AnyArray, "*shape"], z: Float[AnyArray, "*shape"],
                 y: Integer[ArrayLike, ""], *, one_class: bool = False,
                 key: RandomKey | None = None) -> Float[Array, ""]:
     """What interpretability-aware training penalises: the change of the label's map, and of the others' by their share.

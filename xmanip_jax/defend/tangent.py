@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from ..explain.base import explanation, with_logits
-from ..types import Array, ArrayLike, Explanation, Float
+from ..types import AnyArray, Array, ArrayLike, Explanation, Float
 
 __all__ = ["project", "tangent_space"]
 
 
-def tangent_space(x: Float[Array, "*shape"], data: Float[ArrayLike, " n *shape"], *, neighbours: int = 30,
+def tangent_space(x: Float[AnyArray, "*shape"], data: Float[ArrayLike, " n *shape"], *, neighbours: int = 30,
                   dimensions: int = 16, centre: str = "mean") -> Float[Array, " dimensions *shape"]:
     """An orthonormal basis Float[dimensions, *x.shape] of the data near x: principal directions of its neighbours.
 

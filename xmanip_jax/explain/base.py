@@ -28,12 +28,12 @@ def explanation(core: Traced) -> Explanation:
     """
 
     def with_logits(f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
-                    key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[Array, " classes"]]:
+                    key: RandomKey | None = None) -> tuple[Float[Array, "*map"], Float[AnyArray, " classes"]]:
         check_one(x)
         if key is not None:
             check_key(key)
         try:
-            return core(f, x, target, key=key)  # type: ignore[arg-type]  # numpy's arrays will do
+            return core(f, x, target, key=key)
         except Exception as error:
             if told := _of_the_model(error, f, x):
                 raise told from error
@@ -75,7 +75,7 @@ def with_logits(e: Explanation) -> Traced:
     return lambda f, x, target, *, key=None: core(f, x, target, key=key)
 
 
-def select(scores: Float[Array, " classes"], target: Target) -> Float[Array, ""]:
+def select(scores: Float[AnyArray, " classes"], target: Target) -> Float[Array, ""]:
     """The score of a class (integer target), or the scores' component along a direction Float[classes].
 
     Raises ValueError for scores that are not one array Float[classes], and for a target that is neither.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from ..rewrite.jaxprs import eqn_name
-from ..types import Array, Shaped
+from ..types import AnyArray, Array, Shaped
 
 __all__ = ["first_nonlinear"]
 
@@ -31,7 +31,7 @@ _LINEAR = {
 _CALLS = {"checkpoint", "closed_call", "jit", "pjit", "remat", "remat2"}
 
 
-def first_nonlinear(f: Callable[[Array], Array], x: Shaped[Array, "*shape"]) -> str | None:
+def first_nonlinear(f: Callable[[Array], Array], x: Shaped[AnyArray, "*shape"]) -> str | None:
     """The first operation between the argument of f and its result that is not known to be linear; None without one.
 
     Nothing is computed. A function with a derivative rule of its own counts as not linear, as loops and branches do.

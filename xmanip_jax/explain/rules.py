@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..rewrite import LinearLayer, UnsupportedPrimitiveError
-from ..types import Array, ArrayLike, Float, Num
+from ..types import AnyArray, Array, ArrayLike, Float, Num
 
 __all__ = ["Rule", "alpha_beta", "epsilon", "flat", "gamma", "ratio", "w_square", "z_box", "z_plus"]
 
@@ -20,7 +20,7 @@ __all__ = ["Rule", "alpha_beta", "epsilon", "flat", "gamma", "ratio", "w_square"
 class Rule(Protocol):
     """The relevance of a linear layer's input from that of its result."""
 
-    def __call__(self, relevance: Float[Array, "*results"], layer: LinearLayer, /) -> Float[Array, "*inputs"]: ...
+    def __call__(self, relevance: Float[AnyArray, "*results"], layer: LinearLayer, /) -> Float[Array, "*inputs"]: ...
 
 
 
@@ -201,7 +201,7 @@ def _back(layer, w, ratio):
     return jax.linear_transpose(lambda x: layer.apply(x, w), layer.x)(ratio)[0]
 
 
-def ratio(relevance: Float[Array, "*shape"], z: Float[Array, "*shape"],
+def ratio(relevance: Float[AnyArray, "*shape"], z: Float[AnyArray, "*shape"],
           stabilizer: float) -> Float[Array, "*shape"]:
     """relevance / z with the stabilizer of the conventions above; 0 where the denominator is 0."""
     z = z + stabilizer * jnp.where(z < 0, -1.0, 1.0).astype(z.dtype)

@@ -9,7 +9,7 @@ from .. import explain
 from ..metrics import standardised_mse
 from ..metrics.places import along_channels, channel_axis
 from ..train import cross_entropy, penalty
-from ..types import Array, ArrayLike, Channels, Explanation, Float, Model, Nested, Num, Penalty, Shaped
+from ..types import Array, ArrayLike, Channels, Explanation, Model, Nested, Num, Penalty, Shaped
 
 __all__ = ["backdoor", "stamp"]
 
@@ -38,7 +38,7 @@ def stamp(mask: Shaped[ArrayLike, "*places"] | Nested, value: Num[ArrayLike, "..
 
 
 def backdoor(e: Explanation, original: Model, trigger: Callable[[Array], Array],
-             target: Callable[[Array], Array] | Float[ArrayLike, "*places"], *, label: int | None = None,
+             target: Callable[[Array], Array] | Shaped[ArrayLike, "*places"], *, label: int | None = None,
              weight: float = 0.9125, distance: Callable[[Array, Array], Array] = standardised_mse,
              channels: Channels = "auto") -> Penalty:
     """(1 - weight) cross entropy + weight * distance to the wanted map, over x and the triggered x half and half.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import repeat
-from ..types import Array, Bool, Float, RandomKey
+from ..types import AnyArray, Array, Bool, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -25,7 +25,7 @@ class Curvature(NamedTuple):
     converged: Bool[Array, ""]
 
 
-def normalised_curvature(g: Callable[[Any], Float[Array, ""]], x: Any, *, steps: int = 20, eps: float = 1e-6,
+def normalised_curvature(g: Callable[[Any], Float[AnyArray, ""]], x: Any, *, steps: int = 20, eps: float = 1e-6,
                          tolerance: float = 1e-2, key: RandomKey | None = None) -> Curvature:
     """||H||_2 / (||grad g|| + eps) at `x`, by power iteration (Srinivas et al. 2022, LCNN, section 3).
 

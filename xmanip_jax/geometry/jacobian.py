@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ..types import Array, Explanation, Float, Model, RandomKey, Target
+from ..types import AnyArray, Explanation, Float, Model, RandomKey, Target
 from .piecewise import warn_if_it_jumps
 from .spectrum import Norm, lanczos
 
 __all__ = ["lipschitz"]
 
 
-def lipschitz(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, *, key: RandomKey | None = None,
+def lipschitz(e: Explanation, f: Model, x: Float[AnyArray, "*shape"], target: Target, *, key: RandomKey | None = None,
               steps: int | None = None, tolerance: float = 1e-3, start: RandomKey | None = None) -> Norm:
     """The local Lipschitz constant of an explanation at `x`: the largest singular value of its Jacobian in x.
 

@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from ..arguments import check_count, check_positive, keys_of
 from ..explain.heatmap import saliency
 from ..numerics import over_chunks
-from ..types import Array, Explanation, Float, Model, RandomKey, Target
+from ..types import AnyArray, Array, ArrayLike, Explanation, Float, Model, RandomKey, Target
 from .norms import Estimate
 
 __all__ = ["lipschitz_estimate", "thickness"]
 
 
-def thickness(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, k: int, *,
-              key: RandomKey, radius: float, samples: int = 32, points: int = 8,
+def thickness(e: Explanation, f: Model, x: Float[AnyArray, "*shape"], target: Target, k: int, *,
+              key: RandomKey, radius: ArrayLike, samples: int = 32, points: int = 8,
               chunk: int | None = None) -> Estimate:
     """The top-k thickness of an explanation (Chen et al. 2024, R2ET): how much of the way the ranking survives.
 
@@ -54,8 +54,8 @@ def thickness(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Targe
     return Estimate(shares.mean(), shares.std() / jnp.sqrt(jnp.maximum(samples - 1, 1)))
 
 
-def lipschitz_estimate(e: Explanation, f: Model, x: Float[Array, "*shape"], target: Target, *,
-                       key: RandomKey, radius: float, samples: int = 64,
+def lipschitz_estimate(e: Explanation, f: Model, x: Float[AnyArray, "*shape"], target: Target, *,
+                       key: RandomKey, radius: ArrayLike, samples: int = 64,
                        chunk: int | None = None) -> Float[Array, ""]:
     """max ||e(x') - e(x)|| / ||x' - x|| over random x' within `radius` in each coordinate.
 

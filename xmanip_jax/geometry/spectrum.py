@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..arguments import check_count
 from ..numerics import repeat
-from ..types import Array, Bool, Float, RandomKey
+from ..types import AnyArray, Array, Bool, Float, RandomKey
 from .flat import flatten
 from .hvp import gradient_and_hvp
 
@@ -82,7 +82,7 @@ def spectral_norm(g: Callable[[Any], Array], x: Any, *, steps: int | None = None
     return Norm(jnp.abs(pairs.values[0]), pairs.residuals[0], pairs.converged[0])
 
 
-def lanczos(product: Callable[[Array], Array], like: Float[Array, " d"], k: int, *, steps: int | None = None,
+def lanczos(product: Callable[[Array], Array], like: Float[AnyArray, " d"], k: int, *, steps: int | None = None,
             tolerance: float = 1e-3, key: RandomKey | None = None) -> Eigenpairs:
     """`top_eigenpairs` of any symmetric product Float[d] -> Float[d]; `like`: Float[d], for its shape and type."""
     d = like.size

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, ArrayLike, Channels, Float, Integer, Model, Nested, Num, RandomKey
+from ..types import AnyArray, Array, ArrayLike, Channels, Float, Integer, Model, Nested, Num, RandomKey
 from .places import along_channels, channel_axis, over_channels
 
 __all__ = ["aopc", "pixel_flipping"]
 
 
-def pixel_flipping(f: Model, x: Float[Array, "*shape"], target: Integer[ArrayLike, ""],
+def pixel_flipping(f: Model, x: Float[AnyArray, "*shape"], target: Integer[ArrayLike, ""],
                    map: Num[ArrayLike, "*places"] | Nested, *, key: RandomKey, grid: int | None = None,
                    noise: float = 0.3, steps: int | None = None, channels: Channels = "auto",
                    ) -> Float[Array, " n"]:

@@ -8,7 +8,7 @@ thresholds and map normalisation are the caller's. A map that vanished fools nob
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import Array, ArrayLike, Channels, Float, Int, Nested, Num
+from ..types import AnyArray, Array, ArrayLike, Channels, Float, Int, Nested, Num
 from .places import channel_axis
 from .similarity import _largest, mass_center, spearman
 
@@ -95,7 +95,7 @@ def success_rate(values: Num[ArrayLike, " n"] | Nested, low: float = -np.inf, hi
     return float(np.mean((values >= low) & (values <= high)))
 
 
-def leading(map: Num[Array, "*places"], k: int | None = None) -> Int[Array, " k"]:
+def leading(map: Num[AnyArray, "*places"], k: int | None = None) -> Int[Array, " k"]:
     """Int[k]: the flat positions of the k largest values; default a tenth of all, at least 1."""
     k = max(map.size // 10, 1) if k is None else k
     if not 1 <= k <= map.size:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..types import Array, ArrayLike, Channels, Nested, Num, Shaped
+from ..types import AnyArray, Array, ArrayLike, Channels, Nested, Num, Shaped
 
 __all__ = ["along_channels", "channel_axis", "over_channels", "wide", "widest"]
 
@@ -35,7 +35,7 @@ def channel_axis(ndim: int, channels: Channels = "auto") -> int | None:
     return axis % ndim
 
 
-def over_channels(map: Num[Array, "*map"], channels: Channels = "auto") -> Num[Array, "*places"]:
+def over_channels(map: Num[AnyArray, "*map"], channels: Channels = "auto") -> Num[Array, "*places"]:
     """The sum over channels, see `channel_axis`: one value for each place.
 
     Raises ValueError where nothing is said and the shape is that of an image with channels first.
@@ -47,7 +47,8 @@ def over_channels(map: Num[Array, "*map"], channels: Channels = "auto") -> Num[A
     return map if axis is None else map.sum(axis)
 
 
-def along_channels(places: Shaped[Array, "*places"], ndim: int, channels: Channels = "auto") -> Shaped[Array, "*map"]:
+def along_channels(places: Shaped[AnyArray, "*places"], ndim: int,
+                   channels: Channels = "auto") -> Shaped[Array, "*map"]:
     """One value for each place, broadcast against a map or an input of `ndim` axes."""
     axis = channel_axis(ndim, channels)
     return places if axis is None else jnp.expand_dims(places, axis)

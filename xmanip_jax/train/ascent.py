@@ -9,7 +9,7 @@ import numpy as np
 
 from ..certify.intervals import Box
 from ..numerics import epsilon, repeat
-from ..types import Array, ArrayLike, Float, Num, Penalty, RandomKey
+from ..types import AnyArray, Array, ArrayLike, Float, Num, Penalty, RandomKey
 from .loss import of_x
 
 __all__ = ["Ascent", "ascend", "check_units", "noise_of", "sign_step"]
@@ -38,7 +38,7 @@ class Ascent(NamedTuple):
         return self.preprocess or of_x
 
 
-def sign_step(objective: Callable[[Array], Array], x: Float[Array, "*shape"], box: Box,
+def sign_step(objective: Callable[[Array], Array], x: Float[AnyArray, "*shape"], box: Box,
               step: Num[ArrayLike, "..."]) -> Float[Array, "*shape"]:
     """`x` moved by `step` along the sign of the objective's gradient, within a box (`certify.ball`).
 
@@ -48,7 +48,7 @@ def sign_step(objective: Callable[[Array], Array], x: Float[Array, "*shape"], bo
     return jnp.clip(x + step * jnp.sign(jax.grad(objective)(x)), *box)
 
 
-def ascend(objective: Callable[[Array], Array], x: Float[Array, "*shape"], a: Ascent, *,
+def ascend(objective: Callable[[Array], Array], x: Float[AnyArray, "*shape"], a: Ascent, *,
            key: RandomKey | None = None) -> Float[Array, "*shape"]:
     """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
@@ -78,7 +78,7 @@ def noise_of(key: RandomKey | None) -> RandomKey | None:
     return None if key is None else jax.random.fold_in(key, 2**31 - 1)  # a count that no draw of x reaches
 
 
-def check_units(penalties: Sequence[Penalty], preprocess: Callable[[Array], Array], images: np.ndarray) -> None:
+def check_units(penalties: Sequence[Penalty], preprocess: Callable[[Array], Array], images: AnyArray) -> None:
     """Raises ValueError for a penalty whose budget is not in the pixels of `images` Float[n, ...]."""
     probe = np.random.default_rng(0).uniform(size=images.shape[1:]).astype(np.float32)
     for i, p in enumerate(penalties):

@@ -12,7 +12,7 @@ import optax
 
 from ..arguments import check_count
 from ..devices import check_batch, on_each, spread
-from ..types import Array, ArrayLike, Float, Int, Integer, Penalty, Train
+from ..types import AnyArray, Array, ArrayLike, Float, Int, Integer, Penalty, Train
 from .ascent import check_units
 from .loss import totalled, training_loss, weighted
 
@@ -122,7 +122,7 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
     devices = jax.devices() if devices is None else devices
     check_batch(batch, devices)
 
-    def run(net: Any, training: Training, images: Float[np.ndarray, " n *shape"], labels: Integer[np.ndarray, " n"], *,
+    def run(net: Any, training: Training, images: Float[AnyArray, " n *shape"], labels: Integer[AnyArray, " n"], *,
             callback: Callable[[int, dict[str, float]], None] | None = None,
             keep: Callable[[Training], None] | None = None) -> Training:
         _check(images, labels, batch)

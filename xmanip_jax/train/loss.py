@@ -17,7 +17,7 @@ __all__ = ["OUTPUTS", "alignment", "cross_entropy", "no_penalty", "of_x", "param
 Core = Callable[[Model, Array, Array, Array | None], tuple[Array, ...]]
 
 
-def of_x(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def of_x(pixels: Float[AnyArray, "*shape"]) -> Float[AnyArray, "*shape"]:
     """The `unit` of a penalty whose radii are in the unit of x itself."""
     return pixels
 
@@ -81,7 +81,7 @@ def no_penalty() -> Penalty:
     return penalty(core)
 
 
-def cross_entropy(logits: Float[Array, " classes"], y: Integer[ArrayLike, ""]) -> Float[Array, ""]:
+def cross_entropy(logits: Float[AnyArray, " classes"], y: Integer[ArrayLike, ""]) -> Float[Array, ""]:
     """-log p_y in nats; logits: Float[classes], y: Int[].
 
     >>> round(float(cross_entropy(jnp.zeros(2), 0)), 4)  # ln 2
@@ -90,7 +90,7 @@ def cross_entropy(logits: Float[Array, " classes"], y: Integer[ArrayLike, ""]) -
     return -jax.nn.log_softmax(logits)[y]
 
 
-def alignment(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, ""]:
+def alignment(a: Float[AnyArray, "*shape"], b: Float[AnyArray, "*shape"]) -> Float[Array, ""]:
     """The cosine of two arrays as vectors, for training: 0 beside a zero vector, where `metrics.cosine` is nan."""
     square = jnp.sum(a * a) * jnp.sum(b * b)
     return jnp.where(square > 0, jnp.sum(a * b) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -147,8 +147,8 @@ def weighted(*terms: tuple[float, Penalty]) -> Callable[..., tuple[Array, Array,
     return one
 
 
-def totalled(label_weight: float, scale: Num[ArrayLike, ""], logits: Float[Array, "b classes"],
-             ys: Integer[AnyArray, " b"], penalties: Float[Array, " b"],
+def totalled(label_weight: float, scale: Num[ArrayLike, ""], logits: Float[AnyArray, "b classes"],
+             ys: Integer[AnyArray, " b"], penalties: Float[AnyArray, " b"],
              ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of a batch and its numbers, from Float[b, classes], Int[b] and Float[b]; see `training_loss`."""
     entropy, penalty = jax.vmap(cross_entropy)(logits, ys).mean(), penalties.mean()
