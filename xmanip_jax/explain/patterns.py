@@ -23,7 +23,7 @@ class _Sums(NamedTuple):
     count: Array  # type: ignore[assignment]  # how many there are
 
 
-def fit_patterns(f: Model, batches: Iterable[Float[ArrayLike, " b *shape"]]) -> dict[str, Float[Array, "..."]]:
+def fit_patterns(f: Model, batches: Iterable[Float[ArrayLike, "..."]]) -> dict[str, Float[Array, "..."]]:
     """The patterns of every linear layer of `f`, for `pattern_attribution`: by layer, in its weights' shape.
 
     Kindermans et al. 2018, eq. (12), as Dombrowski et al. 2019 estimate it:
