@@ -13,7 +13,8 @@ least. integrated_gradients and smoothgrad count 5 points or samples: others sca
 Weights and images change no cost; the images are random. What a network cannot have is refused in its row, with the
 reason. Beside plain PyTorch stand three of the project's networks in benchmarks/second_order.py.
 
-The run folder gets results.json and table.md. Finished rows are kept in parts/; --resume goes on after them.
+The run folder gets results.json, table.md, and report.html, which opens in any browser. Finished rows are kept in
+parts/; --resume goes on after them.
 """
 
 import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
@@ -26,7 +27,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from common import batches, cost_measures, files, inputs, named_explanations, report, runs
+from common import batches, cost_measures, files, html_report, inputs, named_explanations, report, runs
 from common.cost_measures import EXPLANATIONS
 from xmanip_jax import explain, rewrite, smooth
 
@@ -122,6 +123,23 @@ def cells(name, batch, row):
             f"{row['step.temporary_mib']:.0f}", f"{row['step.compile_s']:.1f}"]
 
 
+def write_page(out, name, rows, shown, refused):
+    """report.html."""
+    of = lambda batch, part: {n: row[f"{part}.time_ratio"] for n, b, row in rows
+                              if b == batch and not isinstance(row, str)}
+    sizes = dict.fromkeys(batch for _, batch, row in rows if not isinstance(row, str))
+    ends = lambda part: " to ".join(dict.fromkeys(
+        f"{end(v for b in sizes for v in of(b, part).values()):.2g}" for end in (min, max)))
+    said = (f"A map of {name} takes the time of {ends('map')} forward passes, a step of the attack on it that of "
+            f"{ends('step')}, by explanation and batch size."
+            if sizes else f"{name} has none of these explanations.")
+    graphs = [html_report.bars(f"{what}, batch {batch}: time in forward passes", of(batch, part))
+              for batch in sizes for part, what in (("map", "map"), ("step", "step of the attack"))]
+    reasons = [report.grid(("explanation", "reason"), [*refused.items()], title="refused")] if refused else []
+    html_report.write(out, f"Cost of explanations of {name}", __doc__.splitlines()[0], [html_report.Verdict(said)], [],
+                      [shown, *reasons], graphs)
+
+
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
     network = inputs.chosen(config)
@@ -136,11 +154,14 @@ def main(config: Config) -> None:
     files.write_text(out / "table.md", report.markdown(HEAD, [cells(*row) for row in rows]))
     forward = {batch: row["forward.ms"] for _, batch, row in rows if not isinstance(row, str)}
     times = ", ".join(f"{ms:.1f} ms for {batch} image{'s' * (batch > 1)}" for batch, ms in forward.items())
-    console.print(report.grid(HEAD, [cells(*row) for row in rows],
-                              title=f"{network.name}: FLOPs and times in forward passes ({times})"))
-    for name, reason in {name: row for name, _, row in rows if isinstance(row, str)}.items():
+    shown = report.grid(HEAD, [cells(*row) for row in rows],
+                        title=f"{network.name}: FLOPs and times in forward passes ({times})")
+    refused = {name: row for name, _, row in rows if isinstance(row, str)}
+    write_page(out, network.name, rows, shown, refused)
+    console.print(shown)
+    for name, reason in refused.items():
         console.print(f"{name} is refused: {reason}", highlight=False)
-    console.print(f"results.json and table.md are in [bold]{out}[/bold]")
+    console.print(f"results.json, table.md and report.html are in [bold]{out}[/bold]")
 
 
 def run(arguments=None) -> None:

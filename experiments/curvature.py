@@ -23,8 +23,9 @@ Bounds that the library has not for a network are left out, and the reason is pr
 On 2 CPU cores the ResNets' large programs made XLA's thread pool (jax 0.10.2) wait for itself for ever; on one core,
 `taskset -c 0 python experiments/curvature.py ...`, they do not, and --resume goes on after what is finished.
 
-The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<activation>/<array>) and two
-figures. What is finished is kept in parts/; --resume goes on after it.
+The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<activation>/<array>), two
+figures, and report.html, which shows it all, the worst images first, and opens in any browser. What is finished is kept
+in parts/; --resume goes on after it.
 """
 
 import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
@@ -39,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import batches, curvature_measures, curvature_report, files, inputs, runs, user_model
+from common import batches, curvature_measures, curvature_report, files, html_report, inputs, runs, user_model
 from xmanip_jax import smooth
 
 
@@ -200,10 +201,19 @@ def main(config: Config) -> None:
     runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
     runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
-    console.print(*curvature_report.tables(rows, config.epsilons, config.k))
+    tables = curvature_report.tables(rows, config.epsilons, config.k)
+    console.print(*tables)
     for title, figure in curvature_report.figures(found, rows, config.epsilons).items():
         files.save_figure(figure, out / f"{title}.png")
-    console.print(f"results.json, arrays.npz and figures are in [bold]{out}[/bold]")
+    figures = [html_report.Picture(title, about, [(out / f"{name}.png").read_bytes()]) for name, title, about in (
+        ("certificates", "Heat maps within epsilon", "How far attacks move them, and how far no attack can."),
+        ("curvature", "Curvature", "Boxes hold half of the images, whiskers 80 %."))]
+    eps = max(config.epsilons)
+    pages = [curvature_report.worst(name, subjects[name], by, eps) for name, by in found.items()]
+    html_report.write(out, f"Curvature of {', '.join(found)}", __doc__.splitlines()[0],
+                      curvature_report.verdicts(rows, eps), [*(picture for picture, _ in pages), *figures],
+                      [*tables, *(table for _, table in pages)])
+    console.print(f"results.json, arrays.npz, figures and report.html are in [bold]{out}[/bold]")
 
 
 def run(arguments=None) -> None:

@@ -17,8 +17,8 @@ What they find is found: the worst change is at least that. A small one speaks f
 raised (`attack.flags`): each says that the attack was weak, and the verdict what to do.
 
 The run folder gets results.json (verdicts, medians with bootstrap intervals, flags, every number by image), arrays.npz
-(<array>@<epsilon>) and figure.png, the images whose maps changed most. Finished batches are kept in parts/; --resume
-goes on after them.
+(<array>@<epsilon>), figure.png, the images whose maps changed most, and report.html, which shows it all and opens in
+any browser. Finished batches are kept in parts/; --resume goes on after them.
 """
 
 import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from common import batches, files, inputs, named_explanations, report, robustness, runs
+from common import batches, files, html_report, inputs, named_explanations, report, robustness, runs
 from xmanip_jax import plot
 
 
@@ -165,15 +165,58 @@ def table(rows, flags, title):
           "\n".join(raised[e]) or "none") for e, row in rows.items()], title=title)
 
 
+def finder(arrays, i):
+    """The search that changed the map of image i most."""
+    return max((k for k in robustness.SEARCHES if f"change_{k}" in arrays), key=lambda k: arrays[f"change_{k}"][i])
+
+
 def figure(names, images, arrays):
     """The images whose maps changed most, before and after."""
     changes = robustness.largest(arrays)
     rows = {}
     for i in np.argsort(-changes)[:4]:
-        best = max((k for k in robustness.SEARCHES if f"change_{k}" in arrays), key=lambda k: arrays[f"change_{k}"][i])
+        best = finder(arrays, i)
         rows[names[i]] = [images[i], arrays[f"pixels_{best}"][i], arrays["map_original"][i], arrays[f"map_{best}"][i]]
     notes = {name: ["", "", "", f"r {1 - changes[names.index(name)]:.2f}"] for name in rows}
     return plot.gallery(rows, ["image", "changed", "its map", "changed map"], notes=notes)
+
+
+def pictures(names, images, arrays, classes, epsilon):
+    """The images whose maps changed most, before and after."""
+    changed, found = robustness.largest(arrays), []
+    for i in np.argsort(-changed)[:3]:
+        best = finder(arrays, i)
+        before = images[i], arrays["map_original"][i]
+        after = arrays[f"pixels_{best}"][i], arrays[f"map_{best}"][i]
+        predicted = [report.predicted(arrays[f"logits_{of}"][i], classes) for of in ("original", best)]
+        found.append(html_report.Picture(
+            f"{names[i]}, changed within {epsilon:g} by {robustness.SEARCHES[best]}",
+            f"Clean: {predicted[0]}. Changed: {predicted[1]}. Correlation of the two maps {1 - changed[i]:.2f}. "
+            f"{html_report.SIGNS}",
+            [html_report.maps({"clean": before, "changed": after}), html_report.changes(before, after)]))
+    return found
+
+
+def details(names, classes, found, flags):
+    """The tables that only report.html shows: the flags, and a line for each image, the most changed first."""
+    changed = {e: robustness.largest(arrays) for e, arrays in found.items()}
+    labels = found[max(found)]["logits_original"].argmax(1)
+    return (report.grid(("epsilon", "flag", "raised", "value", "limit"), [
+                (f"{e:g}", report.words(name), "yes" if f.raised else "no", f"{f.value:.3g}", f"{f.limit:g}")
+                for e, of in flags.items() for name, f in of.items()], title="signs that the attack was weak"),
+            html_report.by_image(("image", "predicted", *(f"change at {e:g}" for e in changed)), [
+                (names[i], report.class_name(classes, labels[i]), *(f"{v[i]:.3f}" for v in changed.values()))
+                for i in np.argsort(-changed[max(changed)])], "by image, the most changed first"))
+
+
+def curves(rows):
+    """The change that each search finds over epsilon; none of a single one."""
+    if len(rows) < 2:
+        return []
+    found = {label: {e: tuple(row[name][end] for end in ("value", "low", "high")) for e, row in rows.items()}
+             for name, label in robustness.SEARCHES.items() if name in next(iter(rows.values()))}
+    figure = plot.sweep({"": found}, xlabel="epsilon: largest change of any pixel", ylabel="change of the map")
+    return [html_report.Picture("Over epsilon", "Medians with their bootstrap intervals.", [html_report.png(figure)])]
 
 
 def main(config: Config) -> None:
@@ -200,10 +243,16 @@ def main(config: Config) -> None:
         "flags": {f"{e:g}": {name: flag._asdict() for name, flag in of.items()} for e, of in flags.items()},
         "per_image": {f"{e:g}": robustness.largest(arrays).tolist() for e, arrays in found.items()}})
     files.save_figure(figure(names, images, found[max(found)]), out / "figure.png")
-    console.print(table(rows, flags, f"{config.explanation} of {network.name}, {len(images)} images"))
+    shown = table(rows, flags, f"{config.explanation} of {network.name}, {len(images)} images")
+    html_report.write(
+        out, f"{config.explanation} maps of {network.name}, judged", __doc__.splitlines()[0],
+        [html_report.Verdict(said[f"{e:g}"], [name for name, f in of.items() if f.raised]) for e, of in flags.items()],
+        [*pictures(names, images, found[max(found)], network.classes, max(found)), *curves(rows)],
+        [shown, *details(names, network.classes, found, flags)])
+    console.print(shown)
     for sentence in said.values():
         console.print(sentence, highlight=False)
-    console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
+    console.print(f"results.json, arrays.npz, figure.png and report.html are in [bold]{out}[/bold]")
 
 
 def run(arguments=None) -> None:

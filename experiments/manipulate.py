@@ -9,8 +9,8 @@ each layer, and max-pooling is smoothed with the activations (`smooth.relative`)
 iterate is kept, judged under the original network.
 
 The run folder gets results.json (settings, versions, every number with its bootstrap interval), arrays.npz (from which
-all numbers can be recomputed) and figure.png; docs/run-folder.md describes them. Finished batches are kept in parts/;
---resume goes on after them.
+all numbers can be recomputed), figure.png, and report.html, which shows it all and opens in any browser;
+docs/run-folder.md describes them. Finished batches are kept in parts/; --resume goes on after them.
 """
 
 import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the other imports)
@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from rich.console import Console
 
-from common import batches, files, inputs, named_explanations, report, runs
+from common import batches, files, html_report, inputs, named_explanations, report, runs
 from xmanip_jax import attack, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
@@ -114,6 +115,45 @@ def attacked(config, network, images, targets, out, bar):
         objective=objectives.weighted((1.0, objectives.match_map()), (config.output_weight, objectives.keep_output())))
 
 
+def verdict(name, explanation, numbers):
+    """A sentence that sums up."""
+    before, after = (np.median(numbers[m]) for m in ("map_pearson_before", "map_pearson"))
+    stayed, largest = numbers["prediction_unchanged"].sum(), 255 * numbers["image_largest_change"].max()
+    count = len(numbers["map_pearson"])
+    over = f" (median of {count} images)" if count > 1 else ""
+    return html_report.Verdict(
+        f"The {explanation} map of {name} was led towards another image's: its correlation with the goal went from "
+        f"{before:.2f} to {after:.2f}{over}. No channel of a pixel changed by more than "
+        f"{largest:.3g}/255, and the prediction stayed for {stayed:.0f} of {count}.")
+
+
+def pictures(names, arrays, numbers, classes):
+    """What was done to three images: the one whose map came closest to its goal, a median one, the one least close."""
+    order, found = np.argsort(-numbers["map_pearson"]), []
+    places = {order[0]: ", closest to its goal", order[len(order) // 2]: ", the median", order[-1]: ", the furthest"}
+    for i, place in (places if len(order) > 2 else dict.fromkeys(order, "")).items():
+        a = {name: v[i] for name, v in arrays.items()}
+        pairs = {"original": (a["x"], a["map_original"]), "manipulated": (a["x_adv"], a["map_adv"]),
+                 "target": (a["x_target"], a["map_target"])}
+        before, after = (report.predicted(a[f"logits_{of}"], classes) for of in ("original", "adv"))
+        found.append(html_report.Picture(
+            f"{names[i]}{place}",
+            f"Before: {before}. After: {after}. Correlation of the map with the goal: "
+            f"{numbers['map_pearson_before'][i]:.2f}, then {numbers['map_pearson'][i]:.2f}. {html_report.SIGNS}",
+            [html_report.maps(pairs), html_report.changes(pairs["original"], pairs["manipulated"])]))
+    return found
+
+
+def by_image(names, numbers, predicted):
+    """A line for each image, for report.html."""
+    lines = zip(names, *predicted.values(), *(numbers[m] for m in ("map_pearson_before", "map_pearson")),
+                255 * numbers["image_largest_change"], strict=True)
+    return html_report.by_image(
+        ("image", "predicted before", "after", "map_pearson before", "after", "largest change, of 255"),
+        [(*words, *(f"{v:.3g}" for v in values)) for *words, a, b, c in lines for values in [(a, b, c)]],
+        "by image")
+
+
 def main(config: Config) -> None:
     console = Console()
     config = checked(config)
@@ -140,8 +180,12 @@ def main(config: Config) -> None:
     files.save_figure(figure, out / "figure.png")
     title = f"{config.explanation} of {network.name}, {len(images)} image{'s' * (not single)}, {seconds:.0f} s"
     note = "predicted before and after: " + ", ".join(name for [name] in predicted.values()) if single else None
-    console.print(report.table(rows, title, note))
-    console.print(f"results.json, arrays.npz and figure.png are in [bold]{out}[/bold]")
+    shown = report.table(rows, title, note)
+    html_report.write(out, f"{config.explanation} maps of {network.name}, manipulated", __doc__.splitlines()[0],
+                      [verdict(network.name, config.explanation, numbers)],
+                      pictures(names, arrays, numbers, network.classes), [shown, by_image(names, numbers, predicted)])
+    console.print(shown)
+    console.print(f"results.json, arrays.npz, figure.png and report.html are in [bold]{out}[/bold]")
 
 
 def run(arguments=None) -> None:

@@ -60,6 +60,7 @@ def test_run_folder_and_summary(finished):
     assert results["predictions"]["original"] == [f"class {label}" for label in arrays["y"]]  # own weights: no names
     assert results["metrics"]["prediction_unchanged"]["value"] == 1
     assert (out / "figure.png").stat().st_size > 10_000 and "map_pearson" in printed and str(out) in printed
+    assert (out / "report.html").read_text().count("<img") == 6
     assert arrays["x"].shape == arrays["x_adv"].shape == (3, 32, 32, 3) and arrays["map_adv"].shape == (3, 32, 32)
     np.testing.assert_array_equal(arrays["x_target"], np.roll(arrays["x"], -1, axis=0))
     np.testing.assert_allclose(arrays["map_target"], np.roll(arrays["map_original"], -1, axis=0), atol=1e-5)

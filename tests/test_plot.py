@@ -82,6 +82,12 @@ def test_several_and_grey_images():
         plot.manipulation({"x": ARRAYS["x"]})
 
 
+def test_a_label_is_no_formula(tmp_path):
+    figure = plot.gallery({"a $\\frac$ b_c.png": [ARRAYS["x"][0]]}, ["photograph"])
+    plot.save(figure, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_gallery_shares_colours_within_a_row():
     panels = [ARRAYS["x"][0], ARRAYS["map_original"][0], 10 * ARRAYS["map_adv"][0]]
     notes = {"gradient": ["", "r 0.5", ""]}

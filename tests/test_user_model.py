@@ -72,6 +72,7 @@ def test_six_networks_through_five_jobs(job, name, here):
     module.run(["--model", f"{EXAMPLES / name}.py:network", *options, "--out", "out"])
     results = (here / "out" / "results.json").read_text()
     assert holds in results and name in results
+    assert name in (here / "out" / "report.html").read_text()
 
 
 def test_manipulation_of_a_small_one(here):
@@ -104,16 +105,17 @@ def test_what_judge_says(searches, here, capsys):
         assert labels[0] == labels[1]
     best = np.max([arrays[f"change_{search}@0.05"] for search in searches], axis=0)
     assert best.max() > 1e-3 and first["per_image"]["0.05"] == pytest.approx(best.tolist())
-    verdict = first["verdicts"]["0.05"]
-    assert verdict in printed and f"a correlation of {1 - np.median(best):.2f} with what it was" in verdict
+    verdict, page = first["verdicts"]["0.05"], Path("out/report.html").read_text()
+    assert verdict in printed and verdict in page and page.count("<img") == 4
+    assert f"a correlation of {1 - np.median(best):.2f} with what it was" in verdict
     raised = [flag["raised"] for flag in first["flags"]["0.05"].values()]
     assert len(raised) == 5 and ("To be read with care" in verdict) == any(raised)
-    for file in ("results.json", "arrays.npz"):
+    for file in ("results.json", "arrays.npz", "report.html"):
         Path("out", file).unlink()
     judge.run([*arguments, "--resume"])
     again = json.loads(Path("out/results.json").read_text())
     assert again["per_image"] == first["per_image"] and again["verdicts"] == first["verdicts"]
-    assert Path("out/figure.png").stat().st_size > 10_000
+    assert Path("out/figure.png").stat().st_size > 10_000 and Path("out/report.html").exists()
 
 
 def test_curvature_of_a_function_alone(here, monkeypatch):
@@ -122,6 +124,7 @@ def test_curvature_of_a_function_alone(here, monkeypatch):
     Path("tiny.py").write_text(TINY)
     curvature.run(["--model", "tiny.py:function", "--quick", "--k", "10", "--out", "out"])
     arrays = np.load("out/arrays.npz")
+    assert "attack changes the heat map of tiny.function, smooth" in Path("out/report.html").read_text()
     of = lambda name: arrays[f"tiny.function/smooth/{name}"]
     assert (of("spectral_norm") <= of("hessian_bound")).all() and (of("spectral_norm") > 0).all()
     for eps in ("0.001", "0.01"):
@@ -135,6 +138,7 @@ def test_training_and_its_weights(here, monkeypatch):
     Path("tiny.py").write_text(TINY)
     train.run(["--model", "tiny.py:network", "--quick", "--epochs", "1", "--epsilons", "0.1", "--out", "out"])
     weights = Path("out/weights.safetensors")
+    assert "tiny.network, trained with plain" in Path("out/report.html").read_text()
     before, after = user_model.read("tiny.py:network"), user_model.read("tiny.py:network", weights)
     assert list(after.params) == ["a", "b"] and not np.array_equal(after.params["b"], before.params["b"])
     with pytest.raises(user_model.ModelError, match=r"fit: missing params\.0; unexpected params\.a; unexpected"):

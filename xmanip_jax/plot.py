@@ -141,7 +141,7 @@ def gallery(rows: Mapping[str, Sequence], titles: Sequence[str], *, notes: Mappi
             if text:
                 axis.text(0.03, 0.03, text, transform=axis.transAxes, fontsize=7.5, color="white",
                           bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "edgecolor": "none"})
-        line[0].set_ylabel(textwrap.fill(_words(label), 12), fontsize=10)
+        line[0].set_ylabel(textwrap.fill(_words(label), 12), fontsize=10, parse_math=False)  # a file's name, say
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     return figure

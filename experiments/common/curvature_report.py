@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from common import report
+from common import html_report, report
 from xmanip_jax import plot
 
 CURVATURES = {"gradient_norm": "gradient norm", "frobenius_norm": "Hessian, Frobenius",
               "spectral_norm": "Hessian, spectral", "normalised_curvature": "normalised curvature",
               "level_set_curvature": "level-set curvature", "hessian_bound": "bound of the Hessian"}
+_BENT = ("gradient_norm", "spectral_norm", "level_set_curvature")
 _CURVES = {"attacked_change": "attack", "change_linear": "no attack can (linear)",
            "change_intervals": "no attack can (intervals)"}
 
@@ -59,6 +60,43 @@ def tables(rows, epsilons, k):
                     [(name, *(radius(row, f"{how}_top") for how in ("certified", "attacked")))
                      for name, row in all_rows.items()],
                     title=f"half of the top {k}: largest epsilon certified,\nsmallest at which the attack leaves less"))
+
+
+def verdicts(rows, epsilon):
+    """A sentence for each network and activation: what an attack does to its heat map, and what none can."""
+    found = []
+    for network, by in rows.items():
+        for activation, row in by.items():
+            bound = row.get(f"change_{row['radii']['kind']}@{epsilon:g}", {"value": np.inf})["value"]
+            limit = f"that none exceeds {bound:.2g} is certified" if bound < 2 else "nothing is certified there"
+            found.append(html_report.Verdict(
+                f"Within {epsilon:g} of every pixel, an attack changes the heat map of {network}, {activation}, by "
+                f"{row[f'attacked_change@{epsilon:g}']['value']:.2g} in L1 (median; 2 is the most there is); {limit}."))
+    return found
+
+
+def worst(name, subject, by, epsilon):
+    """(picture of the three images whose heat maps an attack changes most, table of all, the worst first).
+
+    subject: (network, names of the images, pixels);  by: {activation: arrays};  the attack is that on the network as it
+    is, the curvature that of the first activation that has one.
+    """
+    network, names, pixels = subject
+    itself, (bent, arrays) = next(iter(by.values())), next((a, of) for a, of in by.items() if "spectral_norm" in of)
+    changed, y = itself[f"attacked_change@{epsilon:g}"], itself["y"]
+    order = np.argsort(-changed)
+    first = order[:3]
+    told = "; ".join(f"{k}: {names[i]} ({report.class_name(network.classes, y[i])})" for k, i in enumerate(first, 1))
+    maps = html_report.gradients(network.model, network.preprocess, pixels[first], y[first])
+    shown = html_report.maps({str(k + 1): pair for k, pair in enumerate(zip(pixels[first], maps, strict=True))},
+                             signed=True)
+    head = ("image", "predicted", f"attacked change at {epsilon:g}", *(f"{CURVATURES[m]}, {bent}" for m in _BENT))
+    lines = [(names[i], report.class_name(network.classes, y[i]), f"{changed[i]:.3g}",
+              *(f"{arrays[m][i]:.3g}" for m in _BENT)) for i in order]
+    title = f"{name}: the images whose heat maps an attack within {epsilon:g} changes most"
+    caption = f"{told}. The gradient of the predicted class's logit, red where positive, blue where negative."
+    table = html_report.by_image(head, lines, f"{name}, the worst images first")
+    return html_report.Picture(title, caption, [shown]), table
 
 
 def _short(networks):

@@ -123,12 +123,16 @@ def predictions(arrays: dict, classes: Sequence[str]) -> dict[str, list[str]]:
             for when, short in (("original", "original"), ("manipulated", "adv"))}
 
 
+def predicted(logits: np.ndarray, classes: Sequence[str]) -> str:
+    """The predicted class of one image and its probability."""
+    p = np.exp(logits - np.logaddexp.reduce(logits))
+    return f"{class_name(classes, p.argmax())}, probability {p.max():.3f}"
+
+
 def caption(arrays: dict, numbers: dict[str, np.ndarray], classes: Sequence[str], index: int = 0) -> dict[str, str]:
     """Lines for the figure of one image: class, probability and correlation with the target map."""
     def line(logits, r):
-        p = np.exp(logits - np.logaddexp.reduce(logits))
-        predicted = textwrap.fill(f"{class_name(classes, p.argmax())}, probability {p.max():.3f}", 38)
-        return f"{predicted}\nmap correlation {r:.2f}"
+        return f"{textwrap.fill(predicted(logits, classes), 38)}\nmap correlation {r:.2f}"
 
     mse, largest = numbers["image_mse"][index], numbers["image_largest_change"][index]
     return {"original": line(arrays["logits_original"][index], numbers["map_pearson_before"][index]),
