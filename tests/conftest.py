@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections import defaultdict
 
 # Tests compile much and compute little; two devices are there for sharding.
 FLAGS = "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true", \
@@ -46,7 +47,13 @@ def pytest_report_header():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Of what is marked sampled(k) the default suite runs one case in k, chosen by its name; `make slow` the rest."""
+    groups = defaultdict(list)
     for item in items:
         mark = item.get_closest_marker("sampled")
-        if mark and zlib.crc32(item.name.encode()) % mark.args[0]:
-            item.add_marker(pytest.mark.slow)
+        if mark:
+            groups[item.nodeid.split("[")[0], mark.args[0]].append(item)
+    for (_, k), group in groups.items():
+        chosen = [item for item in group if not zlib.crc32(item.name.encode()) % k] or group[:1]
+        for item in group:
+            if item not in chosen:
+                item.add_marker(pytest.mark.slow)

@@ -106,6 +106,7 @@ def test_searches(shape, channels):
     assert len(attack.flags(climbed, blind, again)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @inputs("volume")
 def test_sparse_attacks(shape, channels):

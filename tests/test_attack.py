@@ -61,6 +61,7 @@ def test_the_best_iterate_is_never_worse_than_the_clean_image():
     assert (wild.loss <= loss(wild.clean.heatmap, wild.clean.logits, wild.clean, GOAL) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_no_iterate_that_changes_the_prediction_is_kept():
     flip = lambda now, clean, goal: now.logits[clean.logits.argmax()]
     options = {"objective": flip, "optimizer": optax.adam(0.2), "steps": 30, "judge_every": 1}
@@ -162,6 +163,7 @@ def center(h):
     return np.array([h.sum(1) @ np.arange(8), h.sum(0) @ np.arange(8)])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("constraint, measure, budget", [
     (attack.linf(0.02), lambda r: np.abs(r).max((1, 2, 3)), 0.02),
     (attack.l2(0.3), lambda r: np.sqrt((r**2).sum((1, 2, 3))), 0.3),

@@ -97,6 +97,7 @@ def visited_by_search(shape, channels, steps=200):
     return tried
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape, channels, axis", [
     ((20, 20, 1), "auto", 2), ((3, 20, 20), 0, 0), ((300,), "auto", None), ((300, 2), -1, 1), ((12, 12), "auto", None),
     ((9, 9, 9, 1), "auto", 3), ((4, 50, 2), "auto", 2)])

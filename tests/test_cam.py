@@ -57,7 +57,7 @@ LAYERS = {  # input shape, what the model makes of it, the channels of that, the
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", ["grad_cam", "grad_cam_pp", "cam"])
@@ -154,6 +154,7 @@ def custom(a):
     return linear(a).sum((0, 1))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("head", LINEAR)
 def test_cam_sums_to_the_logit_where_all_is_linear(head):

@@ -146,7 +146,7 @@ def broadcasts():
             "a mean that is divided": lambda x: s(mean(x, 0) / (2 + shift**2))}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", broadcasts())
 def test_norms_of_what_is_broadcast(name):
     """The bound from the weights alone holds at 0, where softplus is most curved, and is not vast."""

@@ -57,7 +57,7 @@ PENALTIES = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_gradients_in_the_parameters(name, x64):
     """Against central differences along a random direction, in float64, of penalty and cross entropy together."""

@@ -62,7 +62,7 @@ def sneak(f, e=e):
 DRIVERS = pytest.mark.parametrize("driver", [manipulate, climb, search, judge, release, sneak])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @DRIVERS
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["nan", "inf"])
 def test_logits_that_are_not_finite(driver, value):
@@ -71,6 +71,7 @@ def test_logits_that_are_not_finite(driver, value):
         driver(broken_logits(value))
 
 
+@pytest.mark.sampled(3)
 @DRIVERS
 def test_explanations_that_are_not_finite(driver):
     named = "objective's gradient" if driver is sneak else "explanation"
@@ -131,6 +132,7 @@ match = objectives.weighted((1.0, objectives.match_map()))
 
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("f, objective, surrogate, said, unsaid", [
     (lambda x: jax.nn.relu(x.ravel() @ W + 9).repeat(2)[:3], match, smooth.none(),
      r"leaves 1 relu .*surrogate=smooth\.relative\(\)", "kinks"),

@@ -43,7 +43,7 @@ def outside(found, values):
     return (values < found[0]) | (values > found[1])
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_no_value_leaves_the_range_of_a_primitive(name, dtype, x64):
@@ -86,7 +86,7 @@ def orders(function):
 SINGLE = {"exp2": lax.exp2, "log": lax.log, "log1p": lax.log1p, "sqrt": lax.sqrt, "rsqrt": lax.rsqrt, "erf": lax.erf}
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *SINGLE, "inverse"])
 def test_activations_of_jax_stay_in_both_kinds_of_ranges(name, dtype, x64):

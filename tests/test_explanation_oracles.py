@@ -165,6 +165,7 @@ def test_zennit_first_layer_stabilizer(oracle):
     check("plain", first(FIRST_VARIANTS[oracle](given("plain", "low"), given("plain", "high"))), f"zennit/{oracle}")
 
 
+@pytest.mark.sampled(3)
 @every_network
 @pytest.mark.parametrize("oracle", ["epsilon_1e-6", "z_plus"])
 def test_zennit_logit_difference(name, oracle):

@@ -70,7 +70,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_in_the_parameters(loss, x64):
     """Of the loss of several maps, against central differences, in float64, away from the original network."""

@@ -51,7 +51,7 @@ def outside(box, values):
 QUICK = "a highway", "layer norm", "nested maxima"  # with linear forms and curvatures, which take long to compile
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("name, thorough", [
     *((n, n in QUICK) for n in (*SMOOTH, *SHARP)),
     *(pytest.param(n, True, marks=pytest.mark.slow) for n in (*SMOOTH, *SHARP) if n not in QUICK)])

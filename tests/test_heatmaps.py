@@ -81,6 +81,7 @@ def test_ssim_of_volumes_and_rows_equals_scikit_image():
         metrics.ssim(np.ones((9, 2, 9)), np.ones((9, 2, 9)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("shape, channels", [((6,), "auto"), ((6, 2), -1), ((2, 6), 0), ((2, 3, 2, 2), "auto"),
                                              ((2, 2, 3), 0)])
 def test_pixel_flipping_of_any_input(shape, channels):

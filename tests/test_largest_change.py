@@ -60,6 +60,7 @@ def test_any_constraint_holds(search):
     assert (moved.sum((1, 2)) <= 6).all() and (found.change > 0).any()
 
 
+@pytest.mark.slow
 def test_no_step_size_to_choose():
     """At one budget of 25 gradients from each start it beats sign ascent of every fixed step."""
     @jax.jit

@@ -20,6 +20,7 @@ def dense(f, shape):
     return np.asarray(jax.jacobian(lambda v: f(v.reshape(shape)).ravel())(jnp.zeros(np.prod(shape))))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("build, shape", [
     (lambda r: nnx.Conv(2, 3, (4, 4), 2, use_bias=False, param_dtype=jnp.float64, rngs=r), (7, 7, 2)),
     (lambda r: nnx.Conv(2, 3, (3, 3), 1, padding=1, use_bias=False, param_dtype=jnp.float64, rngs=r), (5, 6, 2)),

@@ -51,6 +51,7 @@ def pairs():
 PAIRS = list(pairs())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CORRELATIONS)
 @pytest.mark.parametrize("a, b", [p[1:] for p in PAIRS], ids=[p[0] for p in PAIRS])
 def test_correlations_equal_scipy(name, a, b):
@@ -201,6 +202,7 @@ def test_shapes_are_compared_when_traced():
         metrics.mass_center(np.ones(()))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SYMMETRIC)
 def test_symmetry_jit_vmap_and_integers(name, rng):
     f = getattr(metrics, name)
@@ -210,6 +212,7 @@ def test_symmetry_jit_vmap_and_integers(name, rng):
         np.testing.assert_allclose(together[i], alone(b[i], a[i]), atol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ("mse", "pearson", "cosine"))
 def test_first_and_second_derivatives(name, x64, rng):
     f = getattr(metrics, name)

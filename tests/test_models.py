@@ -63,12 +63,14 @@ def test_logits_equal_torchs_on_odd_sizes_alone_and_batched(name, monkeypatch):
     close_to_torch(forward(network.model, xs[0]), ORACLES[f"{name}/seeded"][0])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_logits_equal_torchs(name):
     network, xs = pretrained(name), seeded_images(*TRAINED[name])
     close_to_torch(forward(network.model, network.preprocess(xs)), ORACLES[f"{name}/trained"])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SEEDED)
 def test_layers_are_named_and_activations_and_pools_are_found(name, monkeypatch):
     network = untrained(name, monkeypatch, lambda _, shape: np.zeros(shape, np.float32))
@@ -189,6 +191,7 @@ def _hits(network, images, labels, batch=250):
     return int((np.concatenate(logits).argmax(-1) == labels).sum())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("size", "window", "stride", "ceil", "padding"), POOLINGS)
 def test_pooling_and_its_ties_equal_torchs(size, window, stride, ceil, padding):
     x, key = tied_image(size), f"pool/{size}-{window}-{stride}-{int(ceil)}-{padding}"
@@ -199,6 +202,7 @@ def test_pooling_and_its_ties_equal_torchs(size, window, stride, ceil, padding):
     assert y.shape[0] == pooled_size(size, window, stride, ceil, padding)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("window", "stride", "ceil", "padding"), [(3, 2, True, 0), (2, 2, False, 0), (1, 2, False, 0),
                                                                    (3, 2, False, 1)])
 def test_pooling_differentiates_to_second_order(x64, window, stride, ceil, padding):

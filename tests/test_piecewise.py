@@ -78,7 +78,7 @@ MEASURES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MEASURES)
 def test_each_measure_says_it_of_relu_and_of_no_other(name):
     measure, logit = MEASURES[name], lambda x: relu(x)[0]

@@ -39,7 +39,7 @@ def close(a, b, tolerance=1e-10):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("rule", [
     explain.epsilon(0.0), explain.alpha_beta(2, 1, stabilizer=0), explain.gamma(0.3, stabilizer=0),
     explain.z_plus(stabilizer=0)], ids=["epsilon", "alpha_beta", "gamma", "z_plus"])

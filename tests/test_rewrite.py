@@ -64,7 +64,7 @@ def pytree(x, act, act6):
 PROGRAMS = [plain, scan, nested_scan, while_, fori, cond, remat, jitted, vmapped, pytree]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
 def test_replaced_equals_written_by_hand(program):
     f = lambda x: program(x, jax.nn.relu, jax.nn.relu6)
@@ -80,6 +80,7 @@ def test_replaced_equals_written_by_hand(program):
         np.testing.assert_allclose(hessian(got), hessian(wanted), atol=1e-12)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("program", [plain, scan, nested_scan, remat, jitted, cond], ids=lambda p: p.__name__)
 def test_gradient_in_a_traced_parameter_of_the_rule(program):
     def of_beta(beta):

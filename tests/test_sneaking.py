@@ -59,6 +59,7 @@ def found():
     return attack.sneaking(CAM, defend.two_class_discrepancy, multiples=(1.0, 2.0))(MODEL, PIXELS, TARGETS)
 
 
+@pytest.mark.slow
 def test_successes_keep_proposition_1(found):
     bound = check(MODEL, PIXELS, TARGETS, found, 36)
     assert found.success.sum() >= 16 and (bound > 0).all()

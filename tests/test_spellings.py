@@ -70,6 +70,7 @@ GATED = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", GATED)
 def test_gates_and_scales_pass_all_relevance_to_the_signal(name):
     f = GATED[name]
@@ -124,7 +125,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("e", RULES, ids=["default", "0", "ab", "gamma", "box", "guided", "deconvnet"])
 def test_a_layer_is_the_same_however_it_is_written(name, e):
@@ -195,6 +196,7 @@ def test_an_unknown_activation_takes_along_what_turns_its_sign_and_no_more():
         close(e(quarter, x, 1), e(f, x, 1) / 4)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loop", [
     lambda x: lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) + i, x),
     lambda x: lax.scan(lambda c, v: (c * v, c + v), x, jnp.arange(3.0), reverse=True)[1].sum(0),
@@ -271,7 +273,7 @@ ACTS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", ACTS)
 def test_guided_backprop_and_deconvnet_know_every_activation(name):
     act = ACTS[name]
@@ -285,7 +287,7 @@ def test_guided_backprop_and_deconvnet_know_every_activation(name):
     assert np.isfinite(passed).all()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ACTS)
 def test_surrogates_are_smooth_and_tend_to_the_function(name):
     act = ACTS[name]

@@ -53,6 +53,7 @@ MOVING = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MOVING)
 def test_the_cross_entropy_is_that_of_the_neighbour_wherever_its_term_stands(name):
     """Among a penalty of one trace, one of the parameters alone and one of a user's own."""
@@ -109,7 +110,7 @@ def in_order():
     return XS[chosen], YS[chosen]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("terms", [((1.0, MOVING["adversarial"]),),
                                    ((0.3, defend.gradient_norm()), (2.0, MOVING["int-adv"])),
                                    ((2.0, MOVING["ig-sum-norm"]), (0.3, defend.gradient_norm()))],

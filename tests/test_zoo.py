@@ -20,6 +20,7 @@ def test_the_zoo_is_whole():
             assert row["low"] <= row["value"] <= row["high"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", CARDS)
 def test_a_network_is_as_accurate_as_its_card_says(name):
     try:

@@ -55,6 +55,7 @@ def subject(model):
     return Subject(MODELS[model])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("model", "feature"), _cells())
 def test_right_or_refused(model, feature, record_property, x64):
     if feature == "weights_in_place" and not subject(model).update:
