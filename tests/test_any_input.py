@@ -89,6 +89,7 @@ def test_objectives(term, start_noise, shape, channels):
     assert term is not objectives.move_mass_center or moved > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @inputs("row", "volume")
 def test_searches(shape, channels):

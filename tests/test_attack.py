@@ -97,6 +97,7 @@ def test_no_recompilation_between_steps_images_and_targets():
     assert len(traces) - first <= shapes_only
 
 
+@pytest.mark.slow
 def test_early_stop_is_per_image():
     seen = []
     stop = lambda now, clean, goal: jnp.sum((now.heatmap - goal) ** 2) < jnp.sum((GOAL[0] - clean.heatmap) ** 2)
@@ -123,7 +124,7 @@ def test_progress_is_reported():
     assert (np.diff([p.best for p in seen], axis=0) <= 0).all() and seen[0].heatmap.shape == (3, 8, 8)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("e", [
     explain.gradient_x_input(), pytest.param(explain.integrated_gradients(steps=4), marks=pytest.mark.slow),
     explain.smoothgrad(explain.gradient(), sigma=0.3, samples=8),

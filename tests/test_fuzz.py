@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import fuzz
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [5, *[pytest.param(s, marks=pytest.mark.slow) for s in (2, *range(200, 220))]])
 def test_nothing_sampled_leaves_what_is_certified(seed):
     with jax.enable_x64(seed % 2 == 1):
@@ -21,6 +22,7 @@ def test_nothing_sampled_leaves_what_is_certified(seed):
     assert not record["refused"] and not record["broken"] and record["held"]["gradients"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [11, *[pytest.param(s, marks=pytest.mark.slow) for s in (8, 24, *range(2000, 2020))]])
 def test_two_spellings_have_the_same_explanations(seed, x64):
     pair = twins.twins(seed)

@@ -67,7 +67,7 @@ REST = [c for c in itertools.product(random_networks.NETWORKS, random_networks.A
         if c not in QUICK]
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(40)
 @pytest.mark.parametrize("kind, act, linear",
                          [*QUICK, *(pytest.param(*c, marks=pytest.mark.slow) for c in REST)])
 def test_no_gradient_leaves_its_interval(kind, act, linear):
@@ -136,6 +136,7 @@ def test_a_point_has_its_gradient():
     np.testing.assert_allclose(bounds.upper, gradient, atol=2e-3 * size)
 
 
+@pytest.mark.slow
 def test_a_real_network_is_understood():
     net, params, state = models.functional(models.CifarResNet(rngs=nnx.Rngs(0)))
     f, x = (lambda x: net.apply(params, state, x)), jnp.zeros((32, 32, 3))

@@ -18,6 +18,7 @@ BENT = explain.explanation(lambda f, x, t, key=None: (jnp.sin(7 * x) + jnp.roll(
 l1 = lambda now, clean: jnp.abs(now - clean).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", [
     pytest.param(lambda x: jnp.stack([jnp.ones(()), jnp.zeros(())]), marks=pytest.mark.slow),
@@ -86,6 +87,7 @@ def test_no_step_size_to_choose():
         assert found > fixed.mean()
 
 
+@pytest.mark.slow
 def test_what_changes_elsewhere_is_judged_here():
     other = network(soft, {k: v + 0.3 * np.float32(rng.normal(size=v.shape)) for k, v in PARAMS.items()})
     there = ascent(e)(other, PHOTOS, key=KEY)

@@ -54,6 +54,7 @@ PENALTIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_train_with_noise(name):

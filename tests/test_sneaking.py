@@ -79,6 +79,7 @@ def test_what_is_reported(found):
     np.testing.assert_allclose(found.distance[1][ok], apart(PIXELS, found.pixels[1], LABELS, TARGETS)[ok], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_class_is_sneaked_past(found):
     """Weighing the label's map alone, the attack leaves it nearer to the clean one than the two-class attack does."""
     alone = attack.sneaking(CAM, label_alone, multiples=(1.0, 2.0))(MODEL, PIXELS, TARGETS)
