@@ -45,7 +45,7 @@ LAYERS = {  # input shape, what the model makes of it, the channels of that, the
     "row": ((60,), lambda x: x.reshape(20, 3), {}, (20,)),
     "volume": ((2, 4, 5, 3), lambda x: x, {}, (2, 4, 5)),
     "volume, a batch of one inside": ((2, 4, 5, 3), lambda x: x[None], {}, (2, 4, 5)),
-    "volume without channels": ((2, 4, 5), lambda x: x[..., None] * jnp.arange(1.0, 4.0).reshape(1, 1, 1, 3), {"places": 3}, (2, 4, 5)),
+    "volume without channels": ((2, 4, 5), lambda x: jnp.stack([x, 2 * x, 3 * x], -1), {"places": 3}, (2, 4, 5)),
     "channels first": ((4, 5, 3), first, {"channels": -3}, (4, 5)),
     "channels first, a batch of one inside": ((4, 5, 3), lambda x: first(x)[None], {"channels": -3}, (4, 5)),
     "channels first, counted from the front": ((4, 5, 3), lambda x: first(x)[None], {"channels": 1}, (4, 5)),
