@@ -115,6 +115,10 @@ def test_activations_of_jax_stay_in_both_kinds_of_ranges(name, dtype, x64):
             most.append((jnp.isnan(bends) | (jnp.abs(bends) <= shape.most_curved * (1 + 1e-5))).all())
         return jnp.array(count), jnp.array(excess or [0]), jnp.stack(most)
 
+    if name == "erf" and jax.__version_info__ >= (0, 12):  # written there with the bits of a number; the table knows it
+        with pytest.raises(rewrite.UnsupportedPrimitiveError, match="no range is known for bitcast_convert_type"):
+            measure(*boxes(dtype))
+        return
     count, excess, most = measure(*boxes(dtype))
     assert (count == 0).all(), count
     assert most.all() and (excess < 0.05).all(), (excess, most)
