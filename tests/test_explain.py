@@ -24,6 +24,7 @@ CATALOGUE = {
     "smoothgrad": explain.smoothgrad(explain.gradient(), sigma=0.2, samples=3),
     "smoothgrad_of_ig": explain.smoothgrad(explain.integrated_gradients(steps=2), sigma=0.2, samples=2, chunk=1),
     "uniform_gradient": explain.uniform_gradient(explain.gradient_x_input(), radius=0.2, samples=3),
+    "beta_smoothing": explain.beta_smoothing(explain.gradient(), beta=2.0),
     "guided_backprop": explain.guided_backprop(),
     "deconvnet": explain.deconvnet(),
     "lrp_epsilon": explain.lrp(conv=explain.epsilon(), max_pool="proportional"),
@@ -40,8 +41,8 @@ CATALOGUE = {
 }
 NOT_LINEAR = {"guided_backprop", "deconvnet", "smoothgrad_of_guided_backprop", "grad_cam", "grad_cam_pp"}
 # Compositions whose parts are all here by themselves: with -m slow.
-COMPOSED = {"integrated_gradients_probability", "smoothgrad_of_ig", "uniform_gradient", "lrp_heo2019_at_a_layer",
-            "smoothgrad_of_guided_backprop"}
+COMPOSED = {"beta_smoothing", "integrated_gradients_probability", "smoothgrad_of_ig", "uniform_gradient",
+            "lrp_heo2019_at_a_layer", "smoothgrad_of_guided_backprop"}
 every = pytest.mark.parametrize("e", [
     pytest.param(e, id=name, marks=[pytest.mark.slow] * (name in COMPOSED)) for name, e in CATALOGUE.items()])
 
@@ -136,6 +137,23 @@ def test_completeness_gap_of_integrated_gradients_halves(output):
     np.testing.assert_allclose([gap[0] / gap[1], gap[1] / gap[2]], 2, rtol=0.02)
 
 
+def test_beta_smoothing_explains_the_softplus_network_and_keeps_the_logits():
+    relu = lambda x: relu_model(params, x)
+    pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 2, 1), (2, 2, 1), "VALID")
+    pooled = lambda x: jax.nn.relu(pool(x)).sum((0, 1))
+    gradient = explain.gradient()
+    for f, options, soft in (
+            (relu, {"beta": 3.0}, smooth.softplus(relu, 3.0)),
+            (pooled, {"beta": 3.0, "max_pool": True}, smooth.softplus(pooled, 3.0, max_pool=True)),
+            (relu, {"kappa": 2.0}, smooth.softplus(relu, 2.0 / smooth.activation_scales(relu, x)))):
+        map, logits = explain.with_logits(explain.beta_smoothing(gradient, **options))(f, x, 1)
+        np.testing.assert_allclose(map, gradient(soft, x, 1), rtol=1e-12)
+        np.testing.assert_allclose(logits, f(x), rtol=1e-12)
+        assert np.abs(map - gradient(f, x, 1)).max() > 1e-3
+    linear = lambda x: x.ravel()[:5]
+    np.testing.assert_array_equal(explain.beta_smoothing(gradient, kappa=1.0)(linear, x, 1), gradient(linear, x, 1))
+
+
 def test_smoothgrad_converges_to_the_gradient_of_the_convolution():
     """For f = x^3 and Gaussian noise, E f'(x + e) = 3 (x^2 + sigma^2)."""
     e = explain.smoothgrad(explain.gradient(), sigma=0.5, samples=20_000)
@@ -171,6 +189,9 @@ def test_one_trace_saves_the_fifth_forward_pass():
     (lambda: explain.integrated_gradients(chunk=0), "chunk"),
     (lambda: explain.integrated_gradients(output="loss"), "'loss'"),
     (lambda: explain.smoothgrad(explain.gradient(), sigma=0.0), "positive"),
+    (lambda: explain.beta_smoothing(explain.gradient()), "kappa or beta, got neither"),
+    (lambda: explain.beta_smoothing(explain.gradient(), beta=1.0, kappa=1.0), "kappa or beta, got {"),
+    (lambda: explain.beta_smoothing(explain.gradient(), beta=0.0), "beta is positive, got 0"),
     (lambda: explain.uniform_gradient(explain.gradient(), radius=1.0, samples=0), "sample"),
     (lambda: CATALOGUE["smoothgrad"](model(params), x, 2), "key"),
     (lambda: explain.gradient()(model(params), x, 5), r"class 5 .* 0\.\.4"),

@@ -134,11 +134,11 @@ def relative(start: float = 5.0, stop: float = 400.0, *, max_pool: bool = True) 
     return Surrogate(fit, lambda f, scales, t: softplus(f, kappa(t) / scales, max_pool=max_pool) if scales.size else f)
 
 
-def absolute(start: float = 10.0, stop: float = 100.0) -> Surrogate:
+def absolute(start: float = 10.0, stop: float = 100.0, *, max_pool: bool = False) -> Surrogate:
     """Softplus with one beta(t) = start (stop / start)^t for all activations (Dombrowski et al. 2019, A.1).
 
-    The papers' 10 -> 100 is the scale of their VGG-16; other networks need other numbers, or `relative`. A model
-    without kinks is its own surrogate.
+    The papers' 10 -> 100 is the scale of their VGG-16, with max-pooling as it is; other networks need other numbers, or
+    `relative`. A model without kinks is its own surrogate.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import smooth
@@ -147,8 +147,8 @@ def absolute(start: float = 10.0, stop: float = 100.0) -> Surrogate:
     [0.0693, 0.0069]
     """
     beta = _geometric(start, stop)
-    return Surrogate(lambda f, x: jnp.zeros(kinks(f, x)),
-                     lambda f, settings, t: softplus(f, beta(t)) if settings.size else f)
+    return Surrogate(lambda f, x: jnp.zeros(kinks(f, x, max_pool=max_pool)),
+                     lambda f, settings, t: softplus(f, beta(t), max_pool=max_pool) if settings.size else f)
 
 
 def none() -> Surrogate:

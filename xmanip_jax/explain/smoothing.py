@@ -2,7 +2,7 @@
 
 import jax
 
-from .. import rewrite, smooth
+from .. import smooth
 from ..arguments import check_positive
 from ..numerics import mean_over
 from ..types import Explanation
@@ -38,13 +38,13 @@ def beta_smoothing(inner: Explanation, *, kappa: float | None = None, beta: floa
         raise ValueError(f"beta-smoothing takes kappa or beta, got {given or 'neither'}")
     check_positive(**given)
 
+    [(name, sharpness)] = given.items()
+    schedule = {"kappa": smooth.relative, "beta": smooth.absolute}[name]
+    surrogate = schedule(sharpness, sharpness, max_pool=max_pool)  # as sharp at the end as at the start
+
     def core(f, x, target, *, key=None):
-        try:
-            scales = jax.lax.stop_gradient(smooth.activation_scales(f, x, max_pool=max_pool))
-        except rewrite.NoActivationError:
-            return with_logits(inner)(f, x, target, key=key)
-        soft = smooth.softplus(f, beta if kappa is None else kappa / scales, max_pool=max_pool)
-        return inner(soft, x, target, key=key), f(x)
+        soft = surrogate.rewrite(f, jax.lax.stop_gradient(surrogate.fit(f, x)), 0.0)
+        return with_logits(inner)(f, x, target, key=key) if soft is f else (inner(soft, x, target, key=key), f(x))
 
     return explanation(core)
 
