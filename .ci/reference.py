@@ -5,6 +5,7 @@
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,12 +61,13 @@ def page():
     for room in constant(parsed(package / "__init__.py"), "_MODULES"):
         init = package / room / "__init__.py"
         tree = parsed(init if init.exists() else package / f"{room}.py")
-        parts.append(f"\n## {room}\n\n{first(tree)}. [Each described](api/{room}.md).\n")
+        said = textwrap.fill(f"{first(tree)}. [Each described](api/{room}.md).", 120, break_on_hyphens=False)
+        parts.append(f"\n## {room}\n\n{said}\n")
         if init.exists():
             parts.append("| what | names |\n|---|---|")
             parts += [f"| {what} | {listed(names)} |" for what, names in by_file(init).items()]
         else:
-            parts.append(listed(constant(tree, "__all__")))
+            parts.append(textwrap.fill(listed(constant(tree, "__all__")), 120))
     return "\n".join(parts) + "\n"
 
 

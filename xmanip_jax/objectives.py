@@ -37,7 +37,7 @@ from .types import (
     Target,
 )
 
-__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "mass_center", "match_map",
+__all__ = ["View", "hide_top_k", "keep_logits", "keep_output", "keep_probabilities", "match_map",
            "move_mass_center", "raise_region", "same_prediction", "scale_free", "squares", "top_k_hidden", "viewing",
            "weighted"]
 
