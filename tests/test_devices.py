@@ -29,11 +29,22 @@ def goal():
     return jax.vmap(lambda p: explain.heatmap(E(model, p, 0)))(PIXELS[::-1])
 
 
+def changed():
+    return attack.largest_change(E, epsilon=0.1, steps=2, restarts=1, surrogate=smooth.none())(model, PIXELS, key=KEY)
+
+
+def made():
+    return attack.manipulation(E, steps=3, constraint=attack.l0(4))(model, PIXELS, goal(), key=KEY)
+
+
 # Each takes devices and returns the arrays of a batch.
 DRIVERS = {
     "manipulation": lambda devices: attack.manipulation(E, steps=6, devices=devices)(model, PIXELS, goal(), key=KEY),
     "largest_change": lambda devices: attack.largest_change(
         E, epsilon=0.1, steps=4, restarts=1, surrogate=smooth.none(), devices=devices)(model, PIXELS, key=KEY),
+    "transfer": lambda devices: attack.transfer(E, devices=devices)(model, changed(), key=KEY),
+    "release_pixels": lambda devices: attack.release_pixels(E, k=3, devices=devices)(
+        model, made(), labels=jnp.zeros(8, int), key=KEY),
     "random_search": lambda devices: attack.random_search(E, epsilon=0.1, steps=4, devices=devices)(
         model, PIXELS, key=KEY),
     "sneaking": lambda devices: attack.sneaking(
@@ -60,6 +71,8 @@ def test_two_devices_give_the_same(name, x64):
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="a batch of 7 does not divide among 2 devices"):
         attack.manipulation(E, devices=jax.devices()[:2])(model, PIXELS[:7], key=KEY)
+    with pytest.raises(ValueError, match="at least one device, got none"):
+        geometry.sweep(lambda x: x.sum(), PIXELS, devices=[])
 
 
 def differences():

@@ -11,8 +11,8 @@ __all__ = ["check_batch", "on_each", "spread"]
 
 
 def check_batch(size: int, devices: Sequence[jax.Device]) -> None:
-    """Raises ValueError for a batch that does not divide among the devices, and for no devices."""
-    if not devices or size % len(devices):
+    """Raises ValueError for a batch that does not divide among the devices."""
+    if devices and size % len(devices):
         raise ValueError(f"a batch of {size} does not divide among {len(devices)} devices")
 
 
@@ -27,4 +27,6 @@ def on_each(tree: Any, devices: Sequence[jax.Device] | None) -> Any:
 
 
 def _sharding(devices, spec):
+    if not devices:
+        raise ValueError("a batch is spread over at least one device, got none")
     return NamedSharding(Mesh(np.array(devices), ("batch",)), spec)
