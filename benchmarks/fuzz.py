@@ -27,7 +27,7 @@ import tyro
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "experiments"), str(ROOT / "tests")]
-from common import runs  # noqa: E402
+from common import files, runs  # noqa: E402
 
 TOLERANCE = 1e-6  # of two spellings, relative to a map's largest value
 
@@ -123,7 +123,7 @@ def main(config: Config) -> None:
     found = summary(config.kind, lines)
     print(json.dumps(found, indent=1))
     if len(lines) >= count:
-        runs.write_json(config.out / f"fuzz_{config.kind}.json", {
+        files.write_json(config.out / f"fuzz_{config.kind}.json", {
             "config": {**runs.settings(config), "log": log.name}, **runs.environment(),
             "commits": sorted({x["commit"] for x in lines}), "date": time.strftime("%Y-%m-%d"),
             "summary": found, "lines": lines})

@@ -24,7 +24,7 @@ from second_order import random_network, sharpness, torch_tensors, widened
 from xmanip_jax import geometry, models, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from common import runs
+from common import files, runs
 from common.cost_measures import compiled, interleaved
 
 MODES = "forward_over_reverse", "reverse_over_forward", "reverse_over_reverse"
@@ -136,7 +136,7 @@ def main(config: Config) -> None:
         rows.append(measure(config, batch, peer))
         print(table(rows[-1:]), flush=True)
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(config.out, {"config": runs.settings(config),
+        files.write_json(config.out, {"config": runs.settings(config),
                                      **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
         config.out.with_suffix(".md").write_text(table(rows))
 

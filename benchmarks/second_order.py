@@ -30,7 +30,7 @@ from flax import nnx
 from xmanip_jax import explain, models, rewrite, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from common import cost_measures, runs
+from common import cost_measures, files, runs
 from common.cost_measures import EXPLANATIONS
 
 SHARPNESS = 5.0  # of softplus, in units of the typical scale of an activation; any value costs the same
@@ -205,7 +205,7 @@ def main(config: Config) -> None:
                 add(name, batch, "gradient", surrogate=surrogate)["ablation"] = label
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
             config.out.parent.mkdir(parents=True, exist_ok=True)
-            runs.write_json(config.out, {"config": runs.settings(config),
+            files.write_json(config.out, {"config": runs.settings(config),
                                          **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
             config.out.with_suffix(".md").write_text(table(rows))
 

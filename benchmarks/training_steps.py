@@ -25,7 +25,7 @@ from second_order import random_network
 from xmanip_jax import defend, explain, models, smooth, train
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
-from common import runs
+from common import files, runs
 from common.cost_measures import compiled, interleaved
 
 
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     rows = [{"name": k, **of, "limit": limit, "ms": ms[k], "flop_ratio": of["flops"] / found["plain"][1]["flops"],
              "time_ratio": statistics.median(np.array(times[k]) / plain)} for k, (_, of, limit) in found.items()]
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    runs.write_json(config.out, {"config": runs.settings(config),
+    files.write_json(config.out, {"config": runs.settings(config),
                                  **runs.environment(), "date": time.strftime("%Y-%m-%d"), "rows": rows})
     config.out.with_suffix(".md").write_text(table(rows))
     print(table(rows))

@@ -198,9 +198,9 @@ def main(config: Config) -> None:
     with batches.progress(console) as bar:
         found = {name: study(config, name, *of, out, bar) for name, of in subjects.items()}
     rows = curvature_report.summaries(found, config.seed, config.k)
-    runs.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
+    files.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     tables = curvature_report.tables(rows, config.epsilons, config.k)
     console.print(*tables)
     for title, figure in curvature_report.figures(found, rows, config.epsilons).items():

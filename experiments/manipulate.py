@@ -168,8 +168,8 @@ def main(config: Config) -> None:
     numbers = report.measure(arrays)
     rows, predicted = report.summary(numbers, config.seed), report.predictions(arrays, network.classes)
     seconds = round(time.perf_counter() - start, 1)
-    runs.write_arrays(out / "arrays.npz", arrays)
-    runs.write_json(out / "results.json", {
+    files.write_arrays(out / "arrays.npz", arrays)
+    files.write_json(out / "results.json", {
         "config": settings, **runs.environment(), "seconds": seconds,
         "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()},
         "predictions": predicted})

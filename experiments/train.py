@@ -38,7 +38,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import batches, html_report, program, report, robustness, runs, user_model
+from common import batches, files, html_report, program, report, robustness, runs, user_model
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import checkpoint, data, models, smooth, train
 
@@ -267,9 +267,9 @@ def train_and_judge(config, out, settings, console, own=None):
     values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,
                                  surrogate=robustness.surrogate_of(recipe.act(config.beta)))
-    runs.write_arrays(out / "arrays.npz", values)
+    files.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
                                            "flags": {name: flag._asdict() for name, flag in flags.items()},
                                            "seconds": round(time.perf_counter() - start, 1)})
     html_report.write(out, f"{own.name if own else NETWORKS[config.dataset]}, trained with {config.defence}",

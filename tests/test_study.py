@@ -7,7 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 import train as training
-from common import report, robustness, runs, study
+from common import files, report, robustness, study
 from papers import defences, dombrowski2022
 
 
@@ -22,8 +22,8 @@ def trained(monkeypatch):
         values = {"accuracy": np.ones(8)} | {f"{m}@{e:g}": np.full(4, change + config.seed / 10)
                                              for m in ("adversarial_accuracy", "map_change") for e in config.epsilons}
         (out / "weights.safetensors").write_bytes(b"")
-        runs.write_arrays(out / "arrays.npz", values)
-        runs.write_json(out / "results.json", {})
+        files.write_arrays(out / "arrays.npz", values)
+        files.write_json(out / "results.json", {})
         return {}
 
     monkeypatch.setattr(training, "train_and_judge", instead)

@@ -30,7 +30,7 @@ def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, w
     """Attack each image towards the explanation of its target.
 
     Args:
-      pair: the explanation that is attacked and the one that judges, see methods.method.
+      pair: the explanation that is attacked and the one that judges, see named_explanations.method.
       network: of models.load.
       images, targets: pixels Float[n, h, w, c] in [0, 1].
       batch: images attacked together;  seed: of their keys;  keep: as in `in_batches`.

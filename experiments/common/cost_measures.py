@@ -61,10 +61,10 @@ def functions(apply: Callable, preprocess: Callable, explanation, seen: Callable
     apply(params, state, x) -> logits;  seen, climbed: from a model to the one that is explained, and attacked.
     """
 
+    look = objectives.viewing(explanation)
+
     def view(surrogate, weights, pixels, label, key):
-        f = surrogate(lambda x: apply(*weights, x))
-        map, logits = explain.with_logits(explanation)(f, preprocess(pixels), label, key=key)
-        return objectives.View(pixels, explain.heatmap(map), logits)
+        return look(surrogate(lambda x: apply(*weights, x)), preprocess, pixels, label, key)
 
     def forward(weights, pixels):
         return jax.vmap(lambda p: seen(lambda x: apply(*weights, x))(preprocess(p)))(pixels)

@@ -147,8 +147,8 @@ def tables(rows: Mapping[str, dict], epsilons: Sequence[float]) -> list[Table]:
 def write(out: Path, settings: dict, found: Found, epsilons: Sequence[float], console) -> dict[str, dict]:
     """results.json, arrays.npz and table.md of a study."""
     rows = summary(found, 0)
-    runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     files.write_text(out / "table.md", markdown(rows, epsilons))
     console.print(*tables(rows, epsilons))
     return rows

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 import train as training
-from common import report, robustness, runs, study
+from common import files, report, robustness, runs, study
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import attack, explain, metrics, models, objectives
 
@@ -89,8 +89,8 @@ def main(config: Config) -> None:
         found[name] = {m: np.mean([v[m] for v in values], 0) for m in values[0]} | {
             "accuracy": trained[name]["accuracy"].mean(0)}
     rows = {name: report.summary(values, 0, mean=("accuracy",)) for name, values in found.items()}
-    runs.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_arrays(out / "arrays.npz", {f"{n}/{m}": v for n, by in found.items() for m, v in by.items()})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     console.print(report.grid(
         ("training", *(f"{report.words(m)}\n{hint}" for m, hint in HINTS.items())),
         [(report.words(name), *(report.cell(row[m]) for m in HINTS)) for name, row in rows.items()]))

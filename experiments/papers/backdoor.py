@@ -189,7 +189,7 @@ def main(config: Config) -> None:
         if distance == config.distances[0]:
             drawn[goal] = now["clean_maps"], now["triggered_maps"]
         console.print(name, results[name])
-        runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
+        files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                                "seconds": round(time.perf_counter() - start, 1)})
     shown = figure(subject, {"before": (before["clean_maps"], before["triggered_maps"])} | drawn)
     files.save_figure(shown, out / "figure.png")

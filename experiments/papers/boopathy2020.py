@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import inputs, report, robustness, runs
+from common import files, inputs, report, robustness, runs
 from xmanip_jax import certify, data, explain, metrics, train
 
 CAM = explain.cam("features")
@@ -121,7 +121,7 @@ def main(config: Config) -> None:
         kept = runs.finished(out, 0, partial(evaluated, config, network, images, labels), name=name)
         rows[name] = {k: float(v) for k, v in kept.items()}
         console.print(name, " ".join(f"{k} {v:.3f}" for k, v in rows[name].items()))
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     measures = [f"{m}@{e:g}" for m in ("ata", "aai") for e in config.epsilons]
     console.print(report.grid(
         ("network", "accuracy", *(m.upper().replace("@", " ") for m in measures)),

@@ -165,8 +165,8 @@ def main(config: Config) -> None:
         images[name], defences, arrays = study(config, name, out, console)
         results[name] = show(config, name, defences, arrays, out, console)
         everything |= {f"{name}/{e}/{key}": value for e, found in arrays.items() for key, value in found.items()}
-    runs.write_arrays(out / "arrays.npz", everything)
-    runs.write_json(out / "results.json", {
+    files.write_arrays(out / "arrays.npz", everything)
+    files.write_json(out / "results.json", {
         "config": settings, **runs.environment(),
         "seconds": round(time.perf_counter() - start, 1), "images": images,
         "measures": dombrowski2019_smoothing.MEASURES, "results": results})

@@ -10,7 +10,7 @@ from common import report
 from papers.dombrowski2019_smoothing import MEASURES, Defence
 from xmanip_jax import metrics, plot
 
-Arrays = Mapping[str, np.ndarray]  # those of attacking.attack_batches and of defence.returned
+Arrays = Mapping[str, np.ndarray]  # those of batches.attack_batches and of dombrowski2019_smoothing.returned
 
 COMPARED = {"map_mse": "maps: mean squared error", "map_ssim": "maps: SSIM", "map_pearson": "maps: correlation",
             "image_mse": "images: mean squared error", "image_ssim": "images: SSIM",
@@ -33,7 +33,7 @@ def numbers(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def smoothing(arrays: Arrays, defences: Sequence[Defence], seed: int) -> dict[str, dict]:
-    """{defence: {measure: median and interval}} of defence.MEASURES."""
+    """{defence: {measure: median and interval}} of dombrowski2019_smoothing.MEASURES."""
     columns = {d.label: {m: arrays[f"smoothed_{m}"][:, i] for m in MEASURES} for i, d in enumerate(defences)}
     return {label: report.summary(values, seed) for label, values in columns.items()}
 

@@ -197,8 +197,8 @@ def main(config: Config) -> None:
     columns = [(who, way) for who in ("teacher", "student") for way in ("plain", "projected", "smoothed")]
     rows = {f"{i + 1}": [images[i], *(found[f"{who}/{way}"][i] for who, way in columns)] for i in range(4)}
     files.save_figure(plot.gallery(rows, ["image", *map("\n".join, columns)]), out / "figure.png")
-    runs.write_arrays(out / "arrays.npz", found)
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
+    files.write_arrays(out / "arrays.npz", found)
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                            "seconds": round(time.perf_counter() - start, 1)})
 
 

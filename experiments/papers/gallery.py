@@ -83,8 +83,8 @@ def main(config: Config) -> None:
         arrays = {name: attacked(config, network, name, image, target, out, bar) for name in config.explanations}
     numbers = {name: {k: float(v[0]) for k, v in report.measure(a).items()} for name, a in arrays.items()}
     predicted = {name: report.predictions(a, network.classes) for name, a in arrays.items()}
-    runs.write_arrays(out / "arrays.npz", {f"{e}/{k}": v for e, a in arrays.items() for k, v in a.items()})
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers,
+    files.write_arrays(out / "arrays.npz", {f"{e}/{k}": v for e, a in arrays.items() for k, v in a.items()})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": numbers,
                                            "predictions": predicted})
     files.save_figure(figure(arrays), out / "figure.png")
     console.print(report.grid(("explanation", "r before", "r", "image MSE", "prediction"), [

@@ -196,11 +196,11 @@ def main(config: Config) -> None:
         arrays |= {f"{name}/{kind}/{key}": v for key, v in found.items()}
         console.print(f"{name} {kind}: accuracy {row['accuracy']:.4f} (before {row['accuracy_before']:.4f}), "
                       f"success {row['explanations'][name]['success_rate']:.3f}")
-        runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
+        files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": results,
                                                "seconds": round(time.perf_counter() - start, 1)})
     for title, drawn in figures(config, subject, arrays, of_original).items():
         files.save_figure(drawn, out / f"{title}.png")
-    runs.write_arrays(out / "arrays.npz", arrays)
+    files.write_arrays(out / "arrays.npz", arrays)
 
 
 def run(arguments=None) -> None:

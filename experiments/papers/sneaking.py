@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import inputs, report, runs
+from common import files, inputs, report, runs
 from xmanip_jax import attack, data, defend, explain, metrics
 
 CAM = explain.cam("features")
@@ -120,8 +120,8 @@ def main(config: Config) -> None:
                           f"{value('epsilon' + first):.3f}",
                           *(f"{value(f'distance@{m:g}'):.2f}" for m in config.multiples), f"{value('slope'):.3f}"))
             console.print(f"{name}, {kind}: done")
-    runs.write_arrays(out / "arrays.npz", everything)
-    runs.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_arrays(out / "arrays.npz", everything)
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
     console.print(report.grid(("network", "distance", "succeeds", "epsilon", *columns, "slope"), lines,
                               title="epsilon, and the normalised distance at multiples of it"))
 

@@ -69,7 +69,7 @@ def main(config: Config) -> None:
         with program.WHOLE:
             shutil.copyfile(folder / "weights.safetensors", FOLDER / f"{name}.safetensors")
     known = cards() | {name: card(folder) for name, folder in folders.items()}
-    runs.write_json(FOLDER / "cards.json", known)
+    files.write_json(FOLDER / "cards.json", known)
     tables = [f"## {d}\n\n" + table({name: c for name, c in known.items() if name.startswith(d)})
               for d in NETWORKS if any(name.startswith(d) for name in known)]
     files.write_text(FOLDER / "README.md", ABOUT + "\n".join(tables))
