@@ -89,7 +89,6 @@ def test_objectives(term, start_noise, shape, channels):
     assert term is not objectives.move_mass_center or moved > 0.1
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @inputs("row", "volume")
 def test_searches(shape, channels):
@@ -107,7 +106,6 @@ def test_searches(shape, channels):
     assert len(attack.flags(climbed, blind, again)) == 5
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @inputs("volume")
 def test_sparse_attacks(shape, channels):

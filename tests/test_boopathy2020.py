@@ -26,7 +26,6 @@ def weights(name):
     return models.load("small_cnn", file).model
 
 
-@pytest.mark.slow
 def test_quick(tmp_path):
     done = subprocess.run([sys.executable, REPRODUCE, "boopathy2020", "--quick", "--out", tmp_path / "out"],
                           capture_output=True, text=True, check=False)

@@ -75,7 +75,6 @@ def test_norms_of_convolutions_are_never_below_the_truth_and_close_to_it(window,
     assert np.max(ratios) <= 1 and np.median(ratios) > 0.85
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind, act", [("dense", "softplus"),
                                        pytest.param("residual", "softplus", marks=pytest.mark.slow),
                                        *(pytest.param(k, a, marks=pytest.mark.slow)
@@ -147,7 +146,6 @@ def broadcasts():
             "a mean that is divided": lambda x: s(mean(x, 0) / (2 + shift**2))}
 
 
-@pytest.mark.sampled(40)
 @pytest.mark.parametrize("name", broadcasts())
 def test_norms_of_what_is_broadcast(name):
     """The bound from the weights alone holds at 0, where softplus is most curved, and is not vast."""

@@ -57,7 +57,7 @@ DRIVERS = {
 }
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", DRIVERS)
 def test_two_devices_give_the_same(name, x64):
     one, two = (DRIVERS[name](devices) for devices in (None, jax.devices()[:2]))

@@ -69,7 +69,6 @@ def test_run_folder_and_summary(finished):
     np.testing.assert_allclose(results["per_image"]["map_pearson"], by_hand, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(finished, folder, tmp_path):
     whole, out = finished[0], tmp_path / "out"
     options = [*OPTIONS, "--out", out]

@@ -63,13 +63,13 @@ def value(e, p, x):
     return jnp.sum(h * jnp.arange(h.size).reshape(h.shape)) / h.size
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(6)
 @every
 def test_derivatives_in_the_input_and_the_parameters(e):
     check_derivatives(lambda both: value(e, *both), (params, x))
 
 
-@pytest.mark.sampled(16)
+@pytest.mark.sampled(6)
 @every
 def test_jit_vmap_remat_and_two_devices_change_nothing(e):
     f = model(params)

@@ -70,7 +70,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.sampled(40)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_in_the_parameters(loss, x64):
     """Of the loss of several maps, against central differences, in float64, away from the original network."""
@@ -127,7 +127,6 @@ def test_a_backdoor_by_hand(label):
     assert (trigger(x)[0] == 3).all() and (trigger(x)[1:-1, 1:-1] == x[1:-1, 1:-1]).all()
 
 
-@pytest.mark.slow
 def test_fine_tuning_fools_and_leaves_the_statistics_alone():
     xs = np.random.default_rng(0).uniform(size=(8, *SHAPE)).astype(np.float32)
     ys, optimizer = np.argmax(jax.vmap(ORIGINAL)(xs), 1), optax.adam(1e-2)

@@ -142,7 +142,6 @@ def lies(body, rule):
     return max_pool
 
 
-@pytest.mark.slow
 def test_a_function_named_max_pool_is_not_believed():
     real = lambda x, n, s: lax.reduce_window(x, -jnp.inf, lax.max, (n, n, 1), (s, s, 1), "VALID")
     mean = lambda x, t, n, s: (real(x, n, s), lax.reduce_window(t, 0.0, lax.add, (n, n, 1), (s, s, 1), "VALID") / n**2)

@@ -70,7 +70,6 @@ def test_mass_centres_have_a_coordinate_for_each_axis_of_places():
     np.testing.assert_allclose(metrics.mass_center_shift([[1.0, 0.0]], [[0.0, 1.0]]), np.sqrt(0.5))  # one row: 0 there
 
 
-@pytest.mark.slow
 def test_ssim_of_volumes_and_rows_equals_scikit_image():
     compare = pytest.importorskip("skimage.metrics").structural_similarity
     for shape, axis in (((8, 7, 8), None), ((12,), None), ((3, 9, 8), 0)):

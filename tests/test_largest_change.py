@@ -18,7 +18,6 @@ BENT = explain.explanation(lambda f, x, t, key=None: (jnp.sin(7 * x) + jnp.roll(
 l1 = lambda now, clean: jnp.abs(now - clean).sum()
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", [
     pytest.param(lambda x: jnp.stack([jnp.ones(()), jnp.zeros(())]), marks=pytest.mark.slow),
@@ -61,7 +60,6 @@ def test_any_constraint_holds(search):
     assert (moved.sum((1, 2)) <= 6).all() and (found.change > 0).any()
 
 
-@pytest.mark.slow
 def test_no_step_size_to_choose():
     """At one budget of 25 gradients from each start it beats sign ascent of every fixed step."""
     @jax.jit
@@ -87,7 +85,6 @@ def test_no_step_size_to_choose():
         assert found > fixed.mean()
 
 
-@pytest.mark.slow
 def test_what_changes_elsewhere_is_judged_here():
     other = network(soft, {k: v + 0.3 * np.float32(rng.normal(size=v.shape)) for k, v in PARAMS.items()})
     there = ascent(e)(other, PHOTOS, key=KEY)

@@ -28,7 +28,6 @@ def stairs(z):
     return z * jnp.round(4 * jax.nn.sigmoid(3 * z)) / 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model, expected", [
     (network(soft, after=lambda z: jnp.tanh(50 * z)), {"zero_gradient", "random_maps"}),
     (network(stairs), {"zero_gradient", "gradient_free_wins"}),

@@ -101,7 +101,6 @@ def check(found, f):
         np.testing.assert_allclose(found.clean.logits, jax.vmap(lambda x: f(x))(PIXELS), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.sampled(40)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_every_driver_sees_a_change(driver):
     module, traces = Module(), []

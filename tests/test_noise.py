@@ -54,7 +54,6 @@ PENALTIES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", PENALTIES)
 def test_penalties_train_with_noise(name):
@@ -85,7 +84,6 @@ def label_alone(e, f, x, z, classes):
     return jnp.abs(e(f, x, classes[0]) - e(f, z, classes[0])).sum()
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("distance", [defend.two_class_discrepancy, label_alone], ids=["two classes", "label alone"])
 def test_sneaking_with_noise(distance):

@@ -182,7 +182,6 @@ def test_layers_under_remat_are_numbered_as_without():
     close(e(f(jax.checkpoint), v, 1), e(f(lambda g: g), v, 1))
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::xmanip_jax.rewrite.KinkWarning")  # where the branch changes
 def test_control_flow_changes_nothing():
     plain = lambda x: relu(relu(relu(x @ W1) @ W1) @ W1) @ W1

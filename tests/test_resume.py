@@ -84,7 +84,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.slow
 def test_manipulate_after_its_folder_changed(folder):
     arguments = ["--network", "small_cnn_cifar10", "--weights", "weights.safetensors", "--images", ".", "--batch", "2",
                  "--out", "out"]

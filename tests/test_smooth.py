@@ -31,7 +31,6 @@ def test_float32_derivatives_are_absolutely_accurate(beta):
     assert np.isfinite(jax.vmap(jax.grad(jax.grad(jax.grad(lambda z: smooth.softplus_beta(z, beta)))))(v)).all()
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("beta", [0.01, 0.7, 40.0])
 def test_centred_softplus_values_and_derivatives(beta):
@@ -54,7 +53,6 @@ def test_centred_softplus_at_the_ends_of_beta():
     assert s(0.0, 3.0) == 0 and jax.grad(s)(0.0, 3.0) == 0.5
 
 
-@pytest.mark.slow
 def test_centred_softplus_in_float32_for_small_beta():
     """Against float64: the difference of softplus and ln 2 would lose all digits. In beta the derivatives, too."""
     s, v = smooth.centred_softplus, np.float32([-3, -0.1, 0.2, 2])

@@ -59,7 +59,6 @@ def found():
     return attack.sneaking(CAM, defend.two_class_discrepancy, multiples=(1.0, 2.0))(MODEL, PIXELS, TARGETS)
 
 
-@pytest.mark.slow
 def test_successes_keep_proposition_1(found):
     bound = check(MODEL, PIXELS, TARGETS, found, 36)
     assert found.success.sum() >= 16 and (bound > 0).all()
@@ -79,7 +78,6 @@ def test_what_is_reported(found):
     np.testing.assert_allclose(found.distance[1][ok], apart(PIXELS, found.pixels[1], LABELS, TARGETS)[ok], rtol=1e-4)
 
 
-@pytest.mark.slow
 def test_one_class_is_sneaked_past(found):
     """Weighing the label's map alone, the attack leaves it nearer to the clean one than the two-class attack does."""
     alone = attack.sneaking(CAM, label_alone, multiples=(1.0, 2.0))(MODEL, PIXELS, TARGETS)

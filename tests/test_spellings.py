@@ -125,7 +125,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("e", RULES, ids=["default", "0", "ab", "gamma", "box", "guided", "deconvnet"])
 def test_a_layer_is_the_same_however_it_is_written(name, e):

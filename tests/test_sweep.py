@@ -17,7 +17,6 @@ def measure(point, w):
     return geometry.frobenius_norm(g, x, key=key, samples=16)
 
 
-@pytest.mark.slow
 def test_every_chunk_gives_the_same_numbers_within_the_budget():
     points = {"x": POINTS, "key": jax.random.split(jax.random.key(2), 23)}
     whole = geometry.sweep(measure, points, W)

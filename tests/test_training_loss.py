@@ -53,7 +53,6 @@ MOVING = {
 }
 
 
-@pytest.mark.sampled(40)
 @pytest.mark.parametrize("name", MOVING)
 def test_the_cross_entropy_is_that_of_the_neighbour_wherever_its_term_stands(name):
     """Among a penalty of one trace, one of the parameters alone and one of a user's own."""

@@ -118,7 +118,6 @@ def test_what_judge_says(searches, here, capsys):
     assert Path("out/figure.png").stat().st_size > 10_000 and Path("out/report.html").exists()
 
 
-@pytest.mark.slow
 def test_curvature_of_a_function_alone(here, monkeypatch):
     """Its preprocessing turns the pixels around, and no bound may notice."""
     monkeypatch.setattr(plot, "save", lambda figure, path: None)  # figures of other networks are tested
