@@ -5,6 +5,7 @@ from .change import Changed, transfer
 from .constraint import box, l0, l2, linf
 from .descent import DEFAULT_OBJECTIVE, Manipulated, Progress, default_optimizer, manipulation
 from .diagnosis import NonFiniteError, ZeroGradientError
+from .genetic import genetic_search
 from .masking import Flag, Flags, flags
 from .sneaking import Sneaked, sneaking
 from .sparse import greedy_pixels, release_pixels
@@ -12,8 +13,8 @@ from .square import random_search
 
 __all__ = [
     "DEFAULT_OBJECTIVE", "Changed", "Flag", "Flags", "Manipulated", "NonFiniteError", "Progress", "Sneaked",
-    "ZeroGradientError", "box", "default_optimizer", "flags", "greedy_pixels", "l0", "l2", "largest_change", "linf",
-    "manipulation", "random_search", "release_pixels", "sneaking", "transfer",
+    "ZeroGradientError", "box", "default_optimizer", "flags", "genetic_search", "greedy_pixels", "l0", "l2",
+    "largest_change", "linf", "manipulation", "random_search", "release_pixels", "sneaking", "transfer",
 ]
 
 

@@ -19,6 +19,7 @@ from .logistic import logistic_noise
 from .norms import Estimate, frobenius_norm, squared_frobenius_norm
 from .path_estimates import PathEstimate, gradient_change_estimate, normal_change_estimate
 from .piecewise import PiecewiseLinearWarning
+from .rare_events import RareEvent, subset_simulation
 from .robustness import lipschitz_estimate, thickness
 from .smooth_hessian import SmoothHessian, SmoothPairs, smooth_eigenpairs, smooth_hessian, smooth_hvp
 from .spectrum import Eigenpairs, Norm, spectral_norm, top_eigenpairs
@@ -27,11 +28,12 @@ from .trust_region import TrustRegionStep, low_rank_trust_region_step, trust_reg
 
 __all__ = [
     "Curvature", "Eigenpairs", "Estimate", "Norm", "Path", "PathEstimate", "PiecewiseLinearWarning", "Projection",
-    "SmoothHessian", "SmoothPairs", "TrustRegionStep", "all_principal_curvatures", "frobenius_norm", "gradient_and_hvp",
-    "gradient_change_estimate", "hvp", "hvps", "level_set_path", "lipschitz", "lipschitz_estimate", "logistic_noise",
-    "low_rank_trust_region_step", "memory_of", "normal_change_estimate", "normalised_curvature", "principal_curvatures",
-    "project_to_level_set", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp", "spectral_norm",
-    "squared_frobenius_norm", "sweep", "thickness", "top_eigenpairs", "trust_region_step",
+    "RareEvent", "SmoothHessian", "SmoothPairs", "TrustRegionStep", "all_principal_curvatures", "frobenius_norm",
+    "gradient_and_hvp", "gradient_change_estimate", "hvp", "hvps", "level_set_path", "lipschitz", "lipschitz_estimate",
+    "logistic_noise", "low_rank_trust_region_step", "memory_of", "normal_change_estimate", "normalised_curvature",
+    "principal_curvatures", "project_to_level_set", "smooth_eigenpairs", "smooth_hessian", "smooth_hvp",
+    "spectral_norm", "squared_frobenius_norm", "subset_simulation", "sweep", "thickness", "top_eigenpairs",
+    "trust_region_step",
 ]
 
 
