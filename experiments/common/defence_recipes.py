@@ -76,5 +76,10 @@ RECIPES = {
         _ascent(epsilon, inner), _CAM, gamma=weight, at="attacked")),), 0.01),
     "adversarial": Recipe(_relu, _one(lambda epsilon, inner: defend.adversarial(_ascent(epsilon, inner)))),
     "trades": Recipe(_relu, _one(lambda epsilon, inner: defend.trades(_ascent(epsilon, inner))), 6.0),
+    "interval_width": Recipe(_softplus, _one(lambda epsilon, inner: defend.interval_width(epsilon / 10)), 0.1),
+    "ranking": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (
+        (weight, defend.ranking(50)), (1e-3, defend.hessian())), 0.03),
+    "far": Recipe(_softplus, _one(lambda epsilon, inner: defend.attribution_robustness(
+        _ascent(epsilon, inner), explain.gradient()))),
     "ig_norm": Recipe(_relu, _one(lambda epsilon, inner: defend.integrated_norm(_ascent(epsilon, inner), points=5))),
 }
