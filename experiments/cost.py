@@ -36,7 +36,7 @@ HEAD = ("explanation", "batch", "map FLOPs", "map time", "step FLOPs", "step tim
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Explanations and attack steps of a network, in its forward passes."""
 
     network: str = "efficientnet_lite0"
@@ -55,12 +55,6 @@ class Config:
     """Numbers of images explained and attacked together."""
     repeats: int = 7
     """Number of turns of each, of 50 ms at least; medians count."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/cost-<network>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights, or your own, the gradient alone, one image: does everything run?"""
 

@@ -37,7 +37,7 @@ from xmanip_jax import plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Judge an explanation of a network by attacks on it."""
 
     network: str = "efficientnet_lite0"
@@ -73,12 +73,6 @@ class Config:
     """Number of random starts, at least 2: the flags compare them."""
     batch: int = 8
     """Number of images attacked together."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/judge-<network>-<explanation>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights, or your own, on two photographs, a few steps: does everything run?"""
 

@@ -33,7 +33,7 @@ SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Manipulate the explanation of an image, or of many."""
 
     network: str = "efficientnet_lite0"
@@ -79,12 +79,6 @@ class Config:
     """Side of the images in pixels; default: what the network was trained on."""
     batch: int = 8
     """Number of images attacked together."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/<network>-<explanation>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
 
 
 def checked(config):

@@ -44,7 +44,7 @@ from xmanip_jax import checkpoint, data, models, smooth, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """One network, one defence."""
 
     dataset: Literal["mnist", "cifar10"] = "mnist"
@@ -76,12 +76,6 @@ class Config:
     """Number of test images that are attacked."""
     restarts: int = 2
     """Number of random starts of each attack, at least 2."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/<defence>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a few steps: does everything run?"""
 

@@ -17,7 +17,7 @@ Found = Mapping[str, Mapping[str, np.ndarray]]  # {variant: {measure: Float[seed
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Protocol(runs.Run):
     """How the networks of a study are trained: a plain one for each seed, from which the variants go on."""
 
     dataset: Literal["mnist", "cifar10"] = "mnist"
@@ -36,10 +36,6 @@ class Protocol:
     """Learning rate of the plain network's first step, decayed to 0 by a cosine."""
     learning_rate: float = 2e-3
     """Learning rate of the first step of what goes on from it, decayed to 0 by a cosine."""
-    out: Path | None = None
-    """The run folder; default: runs/<study>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a few steps, fewer networks: does everything run?"""
 

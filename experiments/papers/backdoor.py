@@ -40,7 +40,7 @@ DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Backdoors of all goals, trained with all distances."""
 
     network: Annotated[str, runs.choices("The network that gets them", fine_tuning.PLACES)] = "cifar10_resnet20"
@@ -72,12 +72,6 @@ class Config:
     """Number of images of a step."""
     learning_rate: float = 1e-3
     """Learning rate of the first step, decayed to 0 by a cosine."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/backdoor-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 

@@ -40,7 +40,7 @@ from xmanip_jax import explain, models, smooth
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """The experiments of Dombrowski et al. 2019."""
 
     networks: Annotated[tuple[str, ...], runs.choices(
@@ -64,12 +64,6 @@ class Config:
     """Number of images on which the defended explanations are attacked; 0: none."""
     defended_kappa: float = 1.0
     """Sharpness of the softplus map that is attacked."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/dombrowski2019-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights on scikit-image's photographs, few steps: does everything run?"""
 

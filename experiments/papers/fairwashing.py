@@ -24,7 +24,6 @@ projection 0.77.
 import dataclasses
 import time
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -41,7 +40,7 @@ DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """One student."""
 
     network: str = "cnn"
@@ -66,12 +65,6 @@ class Config:
     """Number of dimensions of a tangent space."""
     sigma: float = 0.2
     """Standard deviation of SmoothGrad's noise, in pixels in [0, 1]."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/fairwashing-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 

@@ -44,7 +44,7 @@ from xmanip_jax import plot, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Every kind of fooling of every explanation."""
 
     network: Annotated[str, runs.choices("The network that is fooled", fine_tuning.PLACES)] = "cifar10_resnet20"
@@ -76,12 +76,6 @@ class Config:
     """Learning rate of the first step, decayed to 0 by a cosine."""
     keep: float = 0.0
     """Weight of the divergence from the original network's outputs, for images that lack most classes."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/heo2019-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 

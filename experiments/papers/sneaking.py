@@ -20,7 +20,6 @@ network, on 67 % of the other two. Run time: 4 minutes on 2 cores.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +41,7 @@ DISTANCES = {"two classes": defend.two_class_discrepancy, "label alone": label_a
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """The sneaking attack on networks."""
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in ("normal", "adv", "int"))
@@ -53,12 +52,6 @@ class Config:
     """Multiples of each image's smallest epsilon, ascending from at least 1."""
     rounds: int = 10
     """Number of rounds of each bisection."""
-    seed: int = 0
-    """Seed of the targets and the intervals."""
-    out: Path | None = None
-    """The run folder; default: runs/sneaking-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a random network, few rounds: does everything run?"""
 
