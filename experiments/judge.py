@@ -26,7 +26,7 @@ import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the ot
 import dataclasses
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -56,13 +56,11 @@ class Config(runs.SeededRun):
     """A tensorflow-datasets test split instead: its first correctly classified images."""
     count: int = 20
     """Number of images."""
-    explanation: str = "gradient"
-    """The explanation: gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution,
-    grad_cam, smoothgrad or uniform_gradient."""
+    explanation: Annotated[str, runs.choices("The explanation", named_explanations.EXPLANATIONS)] = "gradient"
     patterns: Path | None = None
     """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
-    """Layer of grad_cam."""
+    """Layer of grad_cam, layer_gradient and lrp_heo2019."""
     integration_steps: int = 3
     """Integration steps of the ascent on integrated_gradients; the verdict always takes 30."""
     epsilons: tuple[float, ...] = (0.01, 0.03)

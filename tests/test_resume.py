@@ -83,6 +83,13 @@ def test_settings_that_came_later(tmp_path, monkeypatch):
         runs.begin("x", later(out=config.out, resume=True))
 
 
+def test_settings_that_had_another_name(tmp_path):
+    out = tmp_path / "out"
+    runs.open_run(out, {"rate": 1, "explanations": ["gradient", "lrp_dombrowski2019"]}, resume=False)
+    runs.finished(out, 0, lambda: {"a": A})
+    runs.open_run(out, {"learning_rate": 1, "explanations": ["gradient", "lrp"]}, resume=True)
+
+
 @pytest.mark.parametrize("door", [manipulate, train, sneaking, defences])
 def test_the_options_of_every_run_are_listed_last(door, capsys):
     with pytest.raises(SystemExit):

@@ -31,6 +31,7 @@ _MARK = "part of"
 _HOW = ("out", "resume", "debug")  # settings that change nothing of the results: any may differ when a run goes on
 _LATER: dict[str, Any] = {}  # settings that older folders do not note: what those ran with
 _RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
+_RENAMED_VALUES = {"lrp_dombrowski2019": "lrp"}
 _DEBUG = ("debug", Annotated[bool, tyro.conf.arg(help="Show the whole traceback of an error.")],
           dataclasses.field(default=False))
 
@@ -225,7 +226,14 @@ def _current(before, now):
     """The settings noted of a run by today's names, with what older runs do not note of those asked for now."""
     names = _RENAMED | ({"images": "train_images"} if isinstance(before.get("images"), int) else {})
     later = {name: value for name, value in _LATER.items() if name in now}
-    return later | {names.get(name, name): value for name, value in before.items()}
+    return later | {names.get(name, name): _today(value) for name, value in before.items()}
+
+
+def _today(value):
+    """A setting's value, or a list of them, by today's name."""
+    if isinstance(value, list):
+        return [*map(_today, value)]
+    return _RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
 
 
 def _lock(out):

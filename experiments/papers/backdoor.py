@@ -32,7 +32,7 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, fine_tuning, fooling_scores, inputs, runs
+from common import batches, files, fine_tuning, fooling_scores, inputs, runs
 from papers.heo2019_network import kept, read
 from xmanip_jax import explain, fool, metrics, plot, train
 
@@ -119,7 +119,7 @@ def seen(config, subject, model):
     model, found = Partial(subject.part.net.apply, *model.args), {}
     for i, name in enumerate(("clean", "triggered")):
         inputs = subject.test[0][:, i]
-        found[name] = fine_tuning.logits(model, subject.part, inputs)
+        found[name] = batches.logits(subject.part, inputs, model)
         few = slice(config.count)
         found[f"{name}_maps"] = fine_tuning.heats(model, subject.part, subject.explanation, inputs[few],
                                              found[name][few].argmax(1))
@@ -139,7 +139,7 @@ def judged(config, subject, goal, now, before):
     for name, distance in DISTANCES.items():
         apart = {"triggered_to_wanted": (now["triggered_maps"], wanted),
                  "clean_to_original": (now["clean_maps"], original)}
-        numbers |= {f"{name}_{key}": fooling_scores.median(fine_tuning.over(distance, *pair))
+        numbers |= {f"{name}_{key}": fooling_scores.median(batches.over(distance, *pair))
                     for key, pair in apart.items()}
     return numbers
 

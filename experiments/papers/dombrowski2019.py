@@ -86,12 +86,14 @@ def checked(config):
 
 def subject(config, name):
     """(network, names, images, targets)."""
-    if not config.quick:
+    if config.quick:
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+        network = models.load(name, inputs.random_weights(name, config.seed))
+        found = inputs.photographs(network, config.count)
+    else:
         network = models.load(name)
-        return network, *inputs.standard(network, config.count)
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
-    network = models.load(name, inputs.random_weights(name, config.seed))
-    return network, *inputs.photographs(network, config.count)
+        found = inputs.standard(network, config.count)
+    return network, *found, inputs.targets(*found)
 
 
 def attacked(config, network, pair, images, targets, out, bar, name, **options):

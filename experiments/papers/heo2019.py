@@ -38,7 +38,7 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, fine_tuning, fooling_scores, inputs, report, runs
+from common import batches, files, fine_tuning, fooling_scores, inputs, report, runs
 from papers.heo2019_network import WEIGHTS, Subject, maps, prepare, read, terms
 from xmanip_jax import plot, train
 
@@ -91,7 +91,7 @@ def trained(config, subject: Subject, name, kind, console) -> dict[str, np.ndarr
 
 def judged(config, subject, name, kind, model, before) -> dict[str, np.ndarray]:
     """Everything about one fooled network: <what>/<explanation>."""
-    found = {"logits": fine_tuning.logits(model, subject.part, subject.test[0])}
+    found = {"logits": batches.logits(subject.part, subject.test[0], model)}
     for other in subject.explanations:
         now = maps(config, subject, model, other, kind)
         found |= {f"{key}/{other}": v for key, v in fooling_scores.fooling(kind, now, before(other, kind)).items()}

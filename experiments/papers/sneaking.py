@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import files, inputs, report, runs
+from common import batches, files, inputs, report, runs
 from xmanip_jax import attack, data, defend, explain, metrics
 
 CAM = explain.cam("features")
@@ -64,7 +64,7 @@ def correlations(a, b):
 
 def attacked(config, network, distance, images):
     """{measure: Float[multiples, n] or Float[n]} of one network and distance."""
-    labels = inputs.predict(network, images)
+    labels = batches.predict(network, images)
     shift = np.random.default_rng(config.seed).integers(1, network.num_classes, len(images))
     sneak = attack.sneaking(CAM, distance, multiples=config.multiples, rounds=config.rounds,
                             preprocess=network.preprocess)
