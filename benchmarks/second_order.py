@@ -31,7 +31,7 @@ from xmanip_jax import explain, models, rewrite, smooth
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments"))
 from common import cost_measures, files, runs
-from common.cost_measures import EXPLANATIONS
+from common.named_explanations import EXPLANATIONS, Needs
 
 SHARPNESS = 5.0  # of softplus, in units of the typical scale of an activation; any value costs the same
 PEERS = "squeezenet1_1", "cifar10_resnet20", "vgg16"  # networks of torch_peer.py
@@ -43,7 +43,7 @@ class Config:
 
     networks: tuple[str, ...] = ("squeezenet1_1", "cifar10_resnet20", "vgg16")
     batches: tuple[int, ...] = (1, 8)
-    explanations: tuple[str, ...] = tuple(EXPLANATIONS)
+    explanations: tuple[str, ...] = cost_measures.EXPLANATIONS
     repeats: int = 7
     quick: bool = False
     """Small images, two repeats."""
@@ -79,8 +79,9 @@ def measure(config, name, batch, explanation, surrogate=None, peer=False):
     if explanation == "pattern_attribution":  # any patterns cost the same
         layers = rewrite.linear_layers(lambda x: net.apply(*weights, x))(preprocess(pixels[0]))
         patterns = {layer: np.asarray(v.w) for layer, v in layers.items()}
-    method, box = EXPLANATIONS[explanation], (np.array(spec.shift), np.array(spec.scale) + np.array(spec.shift))
-    run = cost_measures.functions(net.apply, preprocess, method.make(box, patterns), surrogate, surrogate)
+    low, high = np.array(spec.shift), np.array(spec.scale) + np.array(spec.shift)
+    named, needs = EXPLANATIONS[explanation], Needs(low, high, patterns=patterns, **cost_measures.AVERAGES)
+    run = cost_measures.functions(net.apply, preprocess, named.make(needs), surrogate, surrogate)
     gaps = []
 
     def step_of_peer(case):
@@ -94,7 +95,7 @@ def measure(config, name, batch, explanation, surrogate=None, peer=False):
         torch = found.pop("peer")
         found["torch"] = {"ms": torch["ms"], "gradient_gap": gaps[0], "torch_over_jax": torch["over_ours"]}
     return {"network": name, "explanation": explanation, "batch": batch, "side": side,
-            "limits": [method.map, method.step], **found}
+            "limits": list(named.passes(needs)), **found}
 
 
 def random_network(spec, options):

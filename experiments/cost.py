@@ -22,21 +22,22 @@ import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the ot
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from common import batches, cost_measures, files, html_report, inputs, named_explanations, report, runs
-from common.cost_measures import EXPLANATIONS
-from xmanip_jax import explain, rewrite, smooth
+from common.named_explanations import EXPLANATIONS, Needs
+from xmanip_jax import rewrite, smooth
 
 HEAD = ("explanation", "batch", "map FLOPs", "map time", "step FLOPs", "step time", "limits", "step ms", "step MiB",
         "compile s")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Explanations and attack steps of a network, in its forward passes."""
 
     network: str = "efficientnet_lite0"
@@ -46,21 +47,14 @@ class Config:
     """A network of your own instead: FILE.py:NAME or module:NAME, see docs/howto/own-network-in-the-jobs.md."""
     weights: Path | None = None
     """A .safetensors, .pth or .pt file; default: the network's own."""
-    explanations: tuple[str, ...] = tuple(EXPLANATIONS)
-    """Some of gradient, gradient_x_input, integrated_gradients, smoothgrad, guided_backprop, lrp_epsilon,
-    lrp_dombrowski2019, lrp_alpha_beta, pattern_attribution and grad_cam."""
+    explanations: Annotated[tuple[str, ...], runs.choices("The explanations", EXPLANATIONS)] = (
+        cost_measures.EXPLANATIONS)
     layer: str = "features"
-    """Layer of grad_cam."""
+    """Layer of grad_cam, layer_gradient and lrp_heo2019."""
     batches: tuple[int, ...] = (1, 8)
     """Numbers of images explained and attacked together."""
     repeats: int = 7
     """Number of turns of each, of 50 ms at least; medians count."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/cost-<network>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights, or your own, the gradient alone, one image: does everything run?"""
 
@@ -79,10 +73,10 @@ def checked(config):
 
 def explanation_of(name, network, x, layer):
     """The explanation of a row; any patterns cost the same."""
-    if name == "grad_cam":
-        return explain.grad_cam(layer)
     layers = rewrite.linear_layers(network.model)(x) if name == "pattern_attribution" else {}
-    return EXPLANATIONS[name].make(named_explanations.bounds(network), {k: np.asarray(v.w) for k, v in layers.items()})
+    needs = Needs(*named_explanations.bounds(network), layer, {k: np.asarray(v.w) for k, v in layers.items()},
+                  **cost_measures.AVERAGES)
+    return EXPLANATIONS[name].make(needs)
 
 
 def measured(config, network, scales, name, batch):
@@ -117,9 +111,10 @@ def cells(name, batch, row):
     """A row as text, under HEAD."""
     if isinstance(row, str):
         return [name, str(batch), "refused", *[""] * (len(HEAD) - 3)]
+    limits = "{:g} / {:g}".format(*EXPLANATIONS[name].passes(Needs(0, 1, **cost_measures.AVERAGES)))
     ratio = lambda part, kind: f"{row[f'{part}.{kind}_ratio']:.2f}"
     return [name, str(batch), ratio("map", "flop"), ratio("map", "time"), ratio("step", "flop"), ratio("step", "time"),
-            f"{EXPLANATIONS[name].map:g} / {EXPLANATIONS[name].step:g}", f"{row['step.ms']:.1f}",
+            limits, f"{row['step.ms']:.1f}",
             f"{row['step.temporary_mib']:.0f}", f"{row['step.compile_s']:.1f}"]
 
 

@@ -45,7 +45,7 @@ from xmanip_jax import smooth
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Curvature, attacks and certificates of networks."""
 
     networks: tuple[str, ...] = ("mnist_smallgap_normal", "mnist_smallgap_adv", "mnist_smallgap_int")
@@ -73,12 +73,6 @@ class Config:
     """Number of images measured together."""
     k: int = 20
     """Number of leading pixels that are the top of a map."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/curvature-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights, or your own, on scikit-image's photographs: does everything run?"""
 

@@ -26,7 +26,7 @@ import common.program  # isort: skip  # noqa: F401  (first: Ctrl-C during the ot
 import dataclasses
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ from xmanip_jax import plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Judge an explanation of a network by attacks on it."""
 
     network: str = "efficientnet_lite0"
@@ -56,13 +56,11 @@ class Config:
     """A tensorflow-datasets test split instead: its first correctly classified images."""
     count: int = 20
     """Number of images."""
-    explanation: str = "gradient"
-    """The explanation: gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution,
-    grad_cam, smoothgrad or uniform_gradient."""
+    explanation: Annotated[str, runs.choices("The explanation", named_explanations.EXPLANATIONS)] = "gradient"
     patterns: Path | None = None
     """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
-    """Layer of grad_cam."""
+    """Layer of grad_cam, layer_gradient and lrp_heo2019."""
     integration_steps: int = 3
     """Integration steps of the ascent on integrated_gradients; the verdict always takes 30."""
     epsilons: tuple[float, ...] = (0.01, 0.03)
@@ -73,12 +71,6 @@ class Config:
     """Number of random starts, at least 2: the flags compare them."""
     batch: int = 8
     """Number of images attacked together."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/judge-<network>-<explanation>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights, or your own, on two photographs, a few steps: does everything run?"""
 

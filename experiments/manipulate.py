@@ -19,7 +19,7 @@ import dataclasses
 import time
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from rich.console import Console
@@ -33,7 +33,7 @@ SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Manipulate the explanation of an image, or of many."""
 
     network: str = "efficientnet_lite0"
@@ -53,13 +53,11 @@ class Config:
     """A tensorflow-datasets test split instead: its first correctly classified images."""
     count: int | None = None
     """Number of images of the folder or data set; default: all, or 200 of a data set."""
-    explanation: str = "gradient"
-    """The explanation: gradient, gradient_x_input, integrated_gradients, guided_backprop, lrp, pattern_attribution,
-    grad_cam, smoothgrad or uniform_gradient."""
+    explanation: Annotated[str, runs.choices("The explanation", named_explanations.EXPLANATIONS)] = "gradient"
     patterns: Path | None = None
     """Patterns of pattern_attribution, from patterns.py; default: estimated from the images of the run."""
     layer: str = "features"
-    """Layer of grad_cam; its map has this layer's size."""
+    """Layer of grad_cam, layer_gradient and lrp_heo2019; their maps have this layer's size."""
     integration_steps: int = 3
     """Integration steps of the attack on integrated_gradients; the verdict always takes the paper's 30."""
     steps: int = 150
@@ -79,12 +77,6 @@ class Config:
     """Side of the images in pixels; default: what the network was trained on."""
     batch: int = 8
     """Number of images attacked together."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/<network>-<explanation>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
 
 
 def checked(config):
@@ -158,7 +150,7 @@ def main(config: Config) -> None:
     console = Console()
     config = checked(config)
     network = inputs.chosen(config)
-    names, images, targets = inputs.read(config, network)
+    names, images, targets = inputs.pairs(config, network)
     out, settings = runs.begin(f"{network.name}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     inputs.note(out, network.name, network, names, images, targets)

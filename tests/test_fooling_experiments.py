@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common import (
+    batches,
     fine_tuning,
     fooling_scores,
     inputs,
@@ -99,7 +100,7 @@ def test_what_lies_above_a_layer_is_the_network():
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype(np.float32)
     part, values = fine_tuning.above(network, "stage2")
     a = values(images)
-    above, whole = fine_tuning.logits(part.model, part, a), fine_tuning.logits(network.model, network, images)
+    above, whole = batches.logits(part, a), batches.logits(network, images)
     np.testing.assert_allclose(above, whole, rtol=1e-3, atol=1e-3 * np.abs(above).max())
 
 

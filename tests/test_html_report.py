@@ -11,8 +11,7 @@ from jax.tree_util import Partial
 import cost
 import judge
 import manipulate
-import train
-from common import curvature_report, files, html_report, report, robustness
+from common import curvature_report, files, html_report, report, robustness, training, training_report
 from xmanip_jax import attack, models
 
 VOID = {"meta", "img", "br", "circle", "path", "polyline"}
@@ -168,10 +167,11 @@ def test_curvature_and_train(tmp_path):
     said, vague = curvature_report.verdicts({"net": {"relu": of, "soft": of | {"radii": {"kind": None}}}}, 0.1)
     assert "none exceeds 0.5 is certified" in said.text and "nothing is certified" in vague.text
     (tmp_path / "log.csv").write_text("step,loss,penalty\n1,0.5,2\n2,0.25,1\n2,0.25,1\n")
-    curves = train.curves(tmp_path / "log.csv")
+    curves = training_report.curves(tmp_path / "log.csv")
     assert len(curves) == 2 and curves[0].count("<circle") == 2 and ">0.25<" in curves[0]
-    html_report.write(written(tmp_path), "title", "about", [train.verdict(train.Config(), {"accuracy": row(0.9)}, {})],
-                      train.pictures(network.model, network.model, pixels, arrays["y"], ()),
-                      [train.table({"accuracy": row(0.9)})], curves)
+    said = training_report.verdict(training.Config(), {"accuracy": row(0.9)}, {})
+    html_report.write(written(tmp_path), "title", "about", [said],
+                      training_report.pictures(network.model, network.model, pixels, arrays["y"], ()),
+                      [training_report.table({"accuracy": row(0.9)})], curves)
     page = checked((tmp_path / "report.html").read_text())
     assert "Accuracy: 0.900." in page.text and "class 0, class 1, class 2" in page.text and page.tags.count("img") == 3

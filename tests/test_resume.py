@@ -12,8 +12,9 @@ from flax import nnx
 from PIL import Image
 
 import manipulate
+import train
 from common import batches, inputs, runs
-from papers import sneaking
+from papers import defences, sneaking
 from xmanip_jax import data, models
 
 RANDOM = np.random.default_rng(0)
@@ -62,6 +63,40 @@ def test_files_that_options_name(tmp_path):
     (patterns / "net.safetensors").write_bytes(b"123")
     with pytest.raises(runs.RunError, match=r"other contents of .*patterns/net\.safetensors"):
         runs.begin("x", dataclasses.replace(config, resume=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(runs.SeededRun):
+    steps: int = 1
+
+
+def test_settings_that_came_later(tmp_path, monkeypatch):
+    """A folder from before a setting existed goes on as it ran; what changes no result may differ."""
+    config = Asked(out=tmp_path / "out")
+    runs.begin("x", config)
+    runs.finished(config.out, 0, lambda: {"a": A})
+    later = dataclasses.make_dataclass("Later", [("how", int, 4), ("what", str, "new")], bases=(Asked,), frozen=True)
+    monkeypatch.setattr(runs, "_HOW", (*runs._HOW, "how"))
+    monkeypatch.setattr(runs, "_LATER", {"what": "old"})
+    runs.begin("x", later(out=config.out, resume=True, how=8, what="old"))
+    with pytest.raises(runs.RunError, match=r"other settings \(what differ\)"):
+        runs.begin("x", later(out=config.out, resume=True))
+
+
+def test_settings_that_had_another_name(tmp_path):
+    out = tmp_path / "out"
+    runs.open_run(out, {"rate": 1, "explanations": ["gradient", "lrp_dombrowski2019"]}, resume=False)
+    runs.finished(out, 0, lambda: {"a": A})
+    runs.open_run(out, {"learning_rate": 1, "explanations": ["gradient", "lrp"]}, resume=True)
+
+
+@pytest.mark.parametrize("door", [manipulate, train, sneaking, defences])
+def test_the_options_of_every_run_are_listed_last(door, capsys):
+    with pytest.raises(SystemExit):
+        door.run(["--help"])
+    listed = re.findall(r"^\W*--([a-z-]+)", capsys.readouterr().out, re.MULTILINE)
+    shared = [f.name for f in dataclasses.fields(door.Config) if f in dataclasses.fields(runs.SeededRun)]
+    assert sorted(listed[-len(shared):]) == sorted(shared) and len(shared) >= 2
 
 
 @pytest.fixture

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-import train as training
-from common import files, report, robustness, study
+from common import files, report, robustness, study, training, training_data
 from papers import defences, dombrowski2022
+
+
+def images(value):
+    """Two of one value, to train on and to judge by."""
+    return training_data.Split(*(np.full((2, 4, 4, 1), value), np.zeros(2, int)) * 2)
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def trained(monkeypatch):
         return {}
 
     monkeypatch.setattr(training, "train_and_judge", instead)
-    monkeypatch.setattr(training, "read", lambda config: (np.zeros((2, 4, 4, 1)), np.zeros(2, int)) * 2)
+    monkeypatch.setattr(training_data, "read", lambda config: images(0.0))
     return asked
 
 
@@ -45,7 +49,7 @@ def test_defences_go_on_from_the_plain_network_of_their_seed(trained, tmp_path, 
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
     defences.run([*arguments, "--resume"])
     assert len(trained) == 6  # all read back
-    monkeypatch.setattr(training, "read", lambda config: (np.ones((2, 4, 4, 1)), np.zeros(2, int)) * 2)
+    monkeypatch.setattr(training_data, "read", lambda config: images(1.0))
     with pytest.raises(SystemExit, match=r"other inputs \(other contents of the training images\): restore them"):
         defences.run([*arguments, "--resume"])
 

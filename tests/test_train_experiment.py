@@ -14,10 +14,7 @@ import pytest
 
 import train
 from checks import full_disk
-from common import (
-    defence_recipes,
-    runs,
-)
+from common import defence_recipes, runs, training, training_data
 from xmanip_jax import checkpoint, models
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "train.py"
@@ -44,7 +41,8 @@ def test_what_a_run_leaves(tmp_path):
 
 def test_what_is_refused(tmp_path):
     (tmp_path / "held" / "checkpoints" / "50").mkdir(parents=True)
-    (tmp_path / "held" / "config.json").write_text(json.dumps(runs.settings(train.checked(train.Config(quick=True)))))
+    settings = runs.settings(training.checked(train.Config(quick=True)))
+    (tmp_path / "held" / "config.json").write_text(json.dumps(settings))
     for match, arguments in (("invalid choice 'svhn'.*'mnist', 'cifar10'", ["--dataset", "svhn"]),
                              ("unknown defence 'magic'; known: plain,", ["--defence", "magic"]),
                              ("--weight is not negative, got -1", ["--weight", "-1"]),
@@ -63,7 +61,8 @@ def test_full_disk_nan_and_another_architecture(tmp_path, monkeypatch):
     """Each stops with one line and leaves the last good checkpoint, from which --resume goes on."""
     rng, out = np.random.default_rng(0), tmp_path / "out"
     images, labels = rng.uniform(size=(16, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 16)
-    monkeypatch.setattr(train, "read", lambda config: (images, labels, images, labels))
+    found = training_data.Split(images, labels, images, labels)
+    monkeypatch.setattr(training_data, "read", lambda config, own: found)
     breaks = lambda rate, weight: optax.chain(optax.sgd(1e-3), optax.scale_by_schedule(
         lambda step: jnp.where(step < 52, 1.0, jnp.nan)))
     recipe = defence_recipes.RECIPES["plain"]._replace(optimizer=breaks)

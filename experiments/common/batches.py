@@ -1,29 +1,61 @@
-"""Attacks on many images, batch by batch: what experiments have in common."""
+"""Many images, batch by batch: functions of one example, attacks, and the progress bar."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from common import inputs, report
+from common import report
 from xmanip_jax import attack, explain
 
 Keep = Callable[[int, Callable[[], Mapping]], dict[str, np.ndarray]]
 
 
-def in_batches(compute: Callable[[slice, int], Mapping], count: int, batch: int, keep: Keep) -> dict[str, np.ndarray]:
-    """All batches of `compute(slice, index) -> arrays` as one dictionary of arrays.
+def in_batches(compute: Callable[[slice, int], Any], count: int, batch: int,
+               keep: Keep = lambda index, compute: compute()) -> Any:
+    """All batches of `compute(slice, index) -> arrays`, a tree of them, joined.
 
     keep(index, compute) -> the arrays of one batch, read back or computed (see runs.finished).
     """
     parts = []
     for index, start in enumerate(range(0, count, batch)):
         part = slice(start, start + batch)
-        parts.append(keep(index, partial(compute, part, index)))
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        parts.append(jax.tree.map(np.asarray, keep(index, partial(compute, part, index))))
+    return jax.tree.map(lambda *p: np.concatenate(p), *parts)
+
+
+def over(f: Callable, *arrays: np.ndarray, batch: int = 100, model=None) -> Any:
+    """f of each example; its results, a tree of arrays, joined.
+
+    f is compiled once, if it is the same object. model: the first argument of f, the same for all examples.
+    """
+    fixed = () if model is None else (model,)
+    run = _mapped(f, (None,) * len(fixed) + (0,) * len(arrays))
+    return in_batches(lambda part, index: run(*fixed, *(a[part] for a in arrays)), len(arrays[0]), batch)
+
+
+@lru_cache(maxsize=64)
+def _mapped(f, axes):
+    return jax.jit(jax.vmap(f, in_axes=axes))
+
+
+def logits(network, images: np.ndarray, model=None) -> np.ndarray:
+    """Float[n, classes] of images as pixels;  model: in the place of the network's own."""
+    return over(_logits(network.preprocess), images, model=network.model if model is None else model)
+
+
+@lru_cache
+def _logits(preprocess):
+    return lambda model, p: model(preprocess(p))
+
+
+def predict(network, images: np.ndarray) -> np.ndarray:
+    """Int[n]: the predicted classes."""
+    return logits(network, images).argmax(1)
 
 
 def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, watch, **options):
@@ -54,7 +86,7 @@ def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, w
         key = jax.random.fold_in(jax.random.key(seed), index)
         goal = target_map(network.model, x_target, jax.random.split(key, len(x)))
         show = watch(index, -(-len(images) // batch))
-        y = inputs.predict(network, x)
+        y = predict(network, x)
         result = manipulate(network.model, x, goal, labels=y, key=key, callback=lambda p: show(p, goal))
         return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
                 "map_original": result.clean.heatmap, "map_target": goal, "map_adv": result.heatmap,

@@ -7,38 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from xmanip_jax import attack, explain, objectives
+from xmanip_jax import attack, objectives
 
-STEPS = 5  # of integrated gradients, and samples of SmoothGrad
+# By default, of named_explanations.EXPLANATIONS; and what of averages is counted.
+EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "guided_backprop", "lrp_epsilon",
+                "lrp", "lrp_alpha_beta", "pattern_attribution", "grad_cam")
+AVERAGES = {"points": 5, "samples": 5, "chunk": None}
 OBJECTIVE = attack.DEFAULT_OBJECTIVE
 OPTIMIZER = optax.adam(2e-3)
-
-
-class Method(NamedTuple):
-    """make(box: the lowest and highest input, patterns) -> explanation; limits of map and step in forward passes."""
-
-    make: Callable
-    map: float
-    step: float
-
-
-EXPLANATIONS = {
-    "gradient": Method(lambda box, patterns: explain.gradient(), 2, 4),
-    "gradient_x_input": Method(lambda box, patterns: explain.gradient_x_input(), 2, 4),
-    "integrated_gradients": Method(lambda box, patterns: explain.integrated_gradients(steps=STEPS),
-                                   2 * STEPS, 4 * STEPS),
-    "smoothgrad": Method(lambda box, patterns: explain.smoothgrad(
-        explain.gradient(), sigma=0.1 * float(np.mean(box[1] - box[0])), samples=STEPS), 2 * STEPS + 1, 4 * STEPS + 2),
-    "guided_backprop": Method(lambda box, patterns: explain.guided_backprop(), 2, 4),
-    "lrp_epsilon": Method(lambda box, patterns: explain.lrp(conv=explain.epsilon(), sums=explain.z_plus()), 2, 4),
-    "lrp_dombrowski2019": Method(lambda box, patterns: explain.lrp_dombrowski2019(*box), 3, 6),
-    "lrp_alpha_beta": Method(lambda box, patterns: explain.lrp(conv=explain.alpha_beta(), sums=explain.z_plus()), 4, 8),
-    "pattern_attribution": Method(lambda box, patterns: explain.pattern_attribution(patterns), 2, 4),
-    "grad_cam": Method(lambda box, patterns: explain.grad_cam("features"), 1, 2),
-}
 
 
 class Functions(NamedTuple):

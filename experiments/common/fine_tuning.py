@@ -11,6 +11,8 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
+from common import batches
+from common.named_explanations import EXPLANATIONS, Needs
 from xmanip_jax import explain, rewrite, train
 
 _ABSOLUTE = functools.partial(explain.min_max, sign="absolute")
@@ -44,13 +46,14 @@ def place(name: str, whole: bool) -> Place:
 
 
 def explanations(layer: str) -> dict[str, tuple]:
-    """{name: (explanation, heat)}: Heo et al. 2019's at a layer, and at the input (last)."""
+    """{Heo et al. 2019's name: (explanation, heat)} of theirs at a layer, and at the input (last)."""
+    of = lambda name, layer=layer: EXPLANATIONS[name].make(Needs(0, 1, layer))
     return {
-        "grad_cam": (explain.grad_cam(layer), explain.over_max),
-        "lrp": (explain.lrp_heo2019(layer=layer), explain.min_max),
-        "simple_grad": (explain.layer_gradient(layer), _ABSOLUTE),
-        "lrp_input": (explain.lrp_heo2019(), explain.min_max),
-        "simple_grad_input": (explain.gradient(), _ABSOLUTE),
+        "grad_cam": (of("grad_cam"), explain.over_max),
+        "lrp": (of("lrp_heo2019"), explain.min_max),
+        "simple_grad": (of("layer_gradient"), _ABSOLUTE),
+        "lrp_input": (of("lrp_heo2019", None), explain.min_max),
+        "simple_grad_input": (of("gradient"), _ABSOLUTE),
     }
 
 
@@ -71,7 +74,7 @@ def above(network, layer: str | None):
 
     part = network._replace(net=SimpleNamespace(apply=apply), model=Partial(apply, network.params, network.state),
                             preprocess=lambda a: a)
-    return part, lambda images: over(lambda p: value(network.preprocess(p)), images)
+    return part, lambda images: batches.over(lambda p: value(network.preprocess(p)), images)
 
 
 def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *, rate: float, steps: int, batch: int,
@@ -113,33 +116,6 @@ def params_of(arrays: dict[str, np.ndarray], like: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[str(i)]) for i in range(len(arrays))])
 
 
-def over(f: Callable, *arrays: np.ndarray, batch: int = 100, model=None) -> Any:
-    """f of each example, batch by batch; its results, a tree of arrays, joined.
-
-    f is compiled once, if it is the same object. model: the first argument of f, the same for all examples.
-    """
-    axes = () if model is None else (None,)
-    compiled, fixed = _compiled(f, axes + (0,) * len(arrays)), () if model is None else (model,)
-    parts = [jax.tree.map(np.asarray, compiled(*fixed, *(a[i:i + batch] for a in arrays)))
-             for i in range(0, len(arrays[0]), batch)]
-    return jax.tree.map(lambda *p: np.concatenate(p), *parts)
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(f, axes):
-    return jax.jit(jax.vmap(f, in_axes=axes))
-
-
-def logits(model, network, images: np.ndarray) -> np.ndarray:
-    """Float[n, classes]."""
-    return over(_logits(network.preprocess), images, model=model)
-
-
-@functools.lru_cache
-def _logits(preprocess):
-    return lambda model, p: model(preprocess(p))
-
-
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """The share of images classified correctly: of as many as there are."""
     return float(np.mean(logits.argmax(-1) == labels))
@@ -147,7 +123,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def heats(model, network, pair: tuple, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Float[n, h, w]: the heat maps of the classes."""
-    return over(_heats(*pair, network.preprocess), images, classes, model=model)
+    return batches.over(_heats(*pair, network.preprocess), images, classes, model=model)
 
 
 @functools.lru_cache

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.fine_tuning import heats, over
+from common.batches import over
+from common.fine_tuning import heats
 from xmanip_jax import metrics
 
 KINDS = ("location", "top_k", "center_mass", "active")

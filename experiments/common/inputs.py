@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from common import runs, user_model, zoo
+from common import batches, runs, user_model, zoo
 from xmanip_jax import data, models
 from xmanip_jax.models.net import abstract
 from xmanip_jax.models.weights import weight_shapes
@@ -14,23 +14,76 @@ from xmanip_jax.models.weights import weight_shapes
 _DATASETS = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}  # what an input's shape tells
 
 
-def read(config, network):
-    """(names, images Float[n, h, w, c], targets of the same shape); each of many gets the explanation of the next.
+def given(config, network):
+    """(names, images Float[n, h, w, c]) of --dataset or --images; None where a configuration names neither.
 
-    config: has image, target_image, images, dataset, count and size; see manipulate.Config.
+    config: has dataset, images, count (None: all, or 200 of a data set) and perhaps size.
+
+    Raises ValueError for images that do not fit the network.
     """
-    side = config.size or network.input_shape[0]
+    side = getattr(config, "size", None) or network.input_shape[0]
     if config.dataset:
-        names, images = _correct(config.dataset, config.count or 200, network)
+        found = _correct(config.dataset, config.count or 200, network)
     elif config.images:
-        names, images, _ = data.read_folder(config.images, side, limit=config.count)
+        found = data.read_folder(config.images, side, limit=config.count)
     else:
-        names = [config.image]
-        images = np.stack([_one(name, side) for name in (config.image, config.target_image)])
-    _check_channels(images, network)
+        return None
+    return found[0], fitted(found[1], network)
+
+
+def pictures(config, network, *, own: bool):
+    """What a network is measured on: `given`, or by default `standard`.
+
+    For a network of the user's (own), with --quick, and where there is no data folder for photographs, those that
+    scikit-image carries.
+    """
+    if found := given(config, network):
+        return found
+    missing = data.data_dir() is None and network.input_shape not in _DATASETS
+    return (photographs if config.quick or own or missing else standard)(network, config.count)
+
+
+def pairs(config, network):
+    """(names, images, targets of the same shape) to manipulate: `given`, or --image and --target-image."""
+    if found := given(config, network):
+        return *found, targets(*found)
+    side = config.size or network.input_shape[0]
+    images = fitted(np.stack([_one(name, side) for name in (config.image, config.target_image)]), network)
+    return [config.image], images[:1], images[1:]
+
+
+def targets(names, images) -> np.ndarray:
+    """The image whose explanation each of them gets: the next one. Raises ValueError where there is no other."""
     if len(images) < 2:
         raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
-    return (names, images[:1], images[1:]) if len(names) == 1 else (names, images, np.roll(images, -1, axis=0))
+    return np.roll(images, -1, axis=0)
+
+
+def standard(network, count):
+    """`given` of what a network's input suggests: the test split of CIFAR-10 or MNIST, or nips2017's photographs."""
+    dataset = _DATASETS.get(network.input_shape)
+    if dataset is None and data.data_dir() is None:
+        raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
+    folder = None if dataset else data.data_dir() / "nips2017"
+    return given(SimpleNamespace(dataset=dataset, images=folder, count=count), network)
+
+
+def photographs(network, count):
+    """(names, images) of up to six photographs that scikit-image carries: no data folder is needed."""
+    names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
+    return names, fitted(np.stack([data.photograph(name, network.input_shape[0]) for name in names]), network)
+
+
+def fitted(images, network) -> np.ndarray:
+    """Images with the network's channels: the mean of the colours where it takes one.
+
+    Raises ValueError for another number of channels.
+    """
+    if network.input_shape[2] == 1:
+        return images.mean(-1, keepdims=True)
+    if images.shape[-1] != network.input_shape[2]:
+        raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
+    return images
 
 
 def note(out, name, network, names, images, *others) -> None:
@@ -41,17 +94,6 @@ def note(out, name, network, names, images, *others) -> None:
     further = {"what goes with the images": others} if others else {}
     weights = {f"the weights of {name}": (network.params, network.state)}
     runs.same_inputs(out, dict(zip(names, images, strict=True)) | further | weights, f"inputs-{name}")
-
-
-def standard(network, count):
-    """`read` of what a network's input suggests: the test split of CIFAR-10 or MNIST, or nips2017's photographs."""
-    dataset = _DATASETS.get(network.input_shape)
-    folder = None
-    if dataset is None:
-        if data.data_dir() is None:
-            raise ValueError("the photographs are read from nips2017 in the data folder: set XMANIP_DATA")
-        folder = data.data_dir() / "nips2017"
-    return read(SimpleNamespace(dataset=dataset, images=folder, count=count, size=None), network)
 
 
 def network(name: str, *, weights=None, quick: bool = False, seed: int = 0) -> models.Pretrained:
@@ -80,26 +122,6 @@ def network(name: str, *, weights=None, quick: bool = False, seed: int = 0) -> m
     return models.load("small_cnn" if name.startswith("mnist") else "small_cnn_cifar10", file)
 
 
-def pictures(config, network, *, own: bool):
-    """(names, images Float[n, h, w, c]) that a network is measured on: those of --images or --dataset, or by default
-
-    the test split that the network's input tells, or nips2017's photographs (`standard`); for a network of the user's
-    (own), with --quick, and where there is no data folder for photographs, those that scikit-image carries.
-
-    config: has images, dataset, count and quick.
-    """
-    if config.dataset:
-        names, images = _correct(config.dataset, config.count, network)
-    elif config.images:
-        names, images, _ = data.read_folder(config.images, network.input_shape[0], limit=config.count)
-    elif config.quick or own or (data.data_dir() is None and network.input_shape not in _DATASETS):
-        names, images, _ = photographs(network, config.count)
-    else:
-        names, images, _ = standard(network, config.count)
-    _check_channels(images, network)
-    return names, images
-
-
 def chosen(config) -> models.Pretrained:
     """The network that --network, with --weights, or --model names; config: has these three and perhaps quick and seed.
 
@@ -115,35 +137,12 @@ def chosen(config) -> models.Pretrained:
                    seed=config.seed)
 
 
-def photographs(network, count):
-    """`read` of up to six photographs that scikit-image carries, grey for one channel: no data folder is needed."""
-    names = ["chelsea", "coffee", "rocket", "astronaut", "retina", "hubble_deep_field"][:count]
-    images = np.stack([data.photograph(name, network.input_shape[0]) for name in names])
-    images = images.mean(-1, keepdims=True) if network.input_shape[2] == 1 else images
-    return names, images, np.roll(images, -1, axis=0)
-
-
 def random_weights(name, seed):
     """{name of a tensor: its values}, of variance 2 / fan-in: a network of models.NETWORKS without any file."""
     random = np.random.default_rng(seed)
     shapes = weight_shapes(abstract(models.NETWORKS[name].build))
     return {tensor: np.float32(random.normal(size=shape, scale=np.sqrt(2 / max(np.prod(shape[1:]), 2))))
             for tensor, shape in shapes.items()}
-
-
-def predict(network, pixels) -> np.ndarray:
-    """Int[n]: the predicted classes."""
-    return np.asarray(_predict(network.model, network.preprocess(pixels)))
-
-
-@jax.jit
-def _predict(model, x):
-    return jax.vmap(model)(x).argmax(1)
-
-
-def _check_channels(images, network):
-    if images.shape[-1] != network.input_shape[2]:
-        raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
 
 
 def _one(name, side):
@@ -154,10 +153,13 @@ def _one(name, side):
 def _correct(dataset, wanted, network):
     """The first correctly classified images of the test split."""
     images, labels = data.load_dataset(dataset, "test")
+    if images.shape[1:] != network.input_shape:
+        raise ValueError(f"{network.name} takes images of shape {network.input_shape}, those of {dataset} have "
+                         f"{images.shape[1:]}: --images takes a folder of images of any size")
     right = []
     for start in range(0, len(images), 500):
         part = slice(start, start + 500)
-        right += list(start + np.flatnonzero(predict(network, images[part]) == labels[part]))
+        right += list(start + np.flatnonzero(batches.predict(network, images[part]) == labels[part]))
         if len(right) >= wanted:
             break
     right = right[:wanted]

@@ -4,18 +4,22 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from common import batches
 from xmanip_jax import attack, certify, explain, models, objectives, smooth, train
 
 STEPS = 20
 
 
-@jax.jit
-@partial(jax.vmap, in_axes=(None, 0, 0))
-def right(model, x, y):
-    """Whether the prediction is the label."""
-    return model(x).argmax() == y
+def right(model, images, labels) -> np.ndarray:
+    """Float[n]: 1 where the prediction is the label, else 0."""
+    return batches.over(_right, images, labels, model=model, batch=500)
+
+
+def _right(model, x, y):
+    return jnp.float32(model(x).argmax() == y)
 
 
 @jax.jit
@@ -32,14 +36,13 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
     model: a jax.tree_util.Partial;  images, labels: a test split, the first `count` of which are attacked;  surrogate:
     that of `attack.largest_change`, smooth.none() for a smooth network.
     """
-    found = {"accuracy": np.concatenate([np.float32(right(model, images[i:i + 500], labels[i:i + 500]))
-                                         for i in range(0, len(images), 500)])}
+    found = {"accuracy": right(model, images, labels)}
     x, y = images[:count], labels[:count]
     for epsilon in epsilons:
         z = x
         for _ in range(STEPS):
             z = climbed(model, x, y, z, epsilon, 2.5 * epsilon / STEPS)
-        found[f"adversarial_accuracy@{epsilon:g}"] = np.float32(right(model, z, y))
+        found[f"adversarial_accuracy@{epsilon:g}"] = right(model, z, y)
         search = attack.largest_change(explain.gradient(), epsilon=epsilon, steps=STEPS, restarts=restarts,
                                        surrogate=surrogate)
         changed = search(model, x, labels=y, key=jax.random.key(seed))

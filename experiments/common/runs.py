@@ -28,9 +28,34 @@ from common.files import RunError, read_arrays, read_json, write_arrays, write_j
 
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 _MARK = "part of"
+_HOW = ("out", "resume", "debug")  # settings that change nothing of the results: any may differ when a run goes on
+_LATER: dict[str, Any] = {}  # settings that older folders do not note: what those ran with
 _RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
+_RENAMED_VALUES = {"lrp_dombrowski2019": "lrp"}
 _DEBUG = ("debug", Annotated[bool, tyro.conf.arg(help="Show the whole traceback of an error.")],
           dataclasses.field(default=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The options of every command that keeps a run folder; --help lists them last.
+
+    A new one goes here; where it changes nothing of the results, its name goes into _HOW, else what runs did without it
+    into _LATER.
+    """
+
+    out: Path | None = None
+    """The run folder; default: a new one in runs/, named for what is run and the time."""
+    resume: bool = False
+    """Go on with the run in --out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SeededRun(Run):
+    """Of those that draw from one seed."""
+
+    seed: int = 0
+    """Seed of everything random."""
 
 
 def command(name: str, config: type, main: Callable[[Any], None], about: str, arguments: Sequence[str] | None) -> None:
@@ -40,7 +65,7 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it raises, with its whole stack
     try:
         asked = _asked(config, about, arguments)
-        if getattr(asked, "resume", False) and asked.out is None:
+        if isinstance(asked, Run) and asked.resume and asked.out is None:
             raise RunError("--resume needs the run folder: --out")
         if debug:
             jax.config.update("jax_traceback_filtering", "off")
@@ -58,6 +83,8 @@ def _asked(config, about, arguments):
     """The options of a command line. What tyro says of wrong ones, in a box, becomes one line."""
     options = dataclasses.make_dataclass(config.__name__, [_DEBUG], bases=(config,), frozen=True)
     options.__doc__ = config.__doc__
+    shared = {f.name for f in dataclasses.fields(SeededRun)}
+    options.__dataclass_fields__ = dict(sorted(options.__dataclass_fields__.items(), key=lambda f: f[0] in shared))
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -147,7 +174,7 @@ def _digest(tree):
 
 def settings(config: Any) -> dict:
     """What of a configuration makes the results: all but where they go."""
-    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "resume", "debug")}
+    found = {k: v for k, v in dataclasses.asdict(config).items() if k not in _HOW}
     return json.loads(json.dumps(found, default=str))
 
 
@@ -176,7 +203,7 @@ def open_run(out: Path, config: dict, *, resume: bool) -> Path:
     before = read_json(noted)
     if not isinstance(before, dict):
         raise RunError(f"{noted} holds no settings of a run: choose another --out")
-    before = _current(before)
+    before = _current(before, config)
     if before.keys() != config.keys():
         only = ", ".join(sorted(before.keys() ^ config.keys()))
         raise RunError(f"{out} holds a run of another study or version ({only}: not settings of both): choose another "
@@ -195,10 +222,18 @@ def computed(out: Path) -> bool:
     return next(kept, None) is not None
 
 
-def _current(config):
-    """The settings of a run by today's names."""
-    names = _RENAMED | ({"images": "train_images"} if isinstance(config.get("images"), int) else {})
-    return {names.get(name, name): value for name, value in config.items()}
+def _current(before, now):
+    """The settings noted of a run by today's names, with what older runs do not note of those asked for now."""
+    names = _RENAMED | ({"images": "train_images"} if isinstance(before.get("images"), int) else {})
+    later = {name: value for name, value in _LATER.items() if name in now}
+    return later | {names.get(name, name): _today(value) for name, value in before.items()}
+
+
+def _today(value):
+    """A setting's value, or a list of them, by today's name."""
+    if isinstance(value, list):
+        return [*map(_today, value)]
+    return _RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
 
 
 def _lock(out):

@@ -1,4 +1,4 @@
-"""Many trainings judged alike: variants of train.py's Config over seeds, each finished one kept."""
+"""Many trainings judged alike: variants of training.Config over seeds, each finished one kept."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,15 @@ import jax
 import numpy as np
 from rich.table import Table
 
-import train as training
-from common import files, report, runs
+from common import files, report, runs, training, training_data
+from common.defence_recipes import RECIPES
 from xmanip_jax import metrics, plot
 
 Found = Mapping[str, Mapping[str, np.ndarray]]  # {variant: {measure: Float[seeds, n]}}
 
 
 @dataclasses.dataclass(frozen=True)
-class Protocol:
+class Protocol(runs.Run):
     """How the networks of a study are trained: a plain one for each seed, from which the variants go on."""
 
     dataset: Literal["mnist", "cifar10"] = "mnist"
@@ -36,10 +36,6 @@ class Protocol:
     """Learning rate of the plain network's first step, decayed to 0 by a cosine."""
     learning_rate: float = 2e-3
     """Learning rate of the first step of what goes on from it, decayed to 0 by a cosine."""
-    out: Path | None = None
-    """The run folder; default: runs/<study>-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a few steps, fewer networks: does everything run?"""
 
@@ -63,7 +59,7 @@ def trainings(variants: Mapping[str, training.Config], seeds: int, out: Path, co
 
     Raises runs.RunError where those that are finished were trained on other images.
     """
-    runs.same_inputs(out, training.inputs_of(*training.read(base or next(iter(variants.values())))))
+    runs.same_inputs(out, training_data.inputs_of(training_data.read(base or next(iter(variants.values())))))
     found = {name: [] for name in variants}
     for seed in range(seeds):
         start = None
@@ -71,7 +67,7 @@ def trainings(variants: Mapping[str, training.Config], seeds: int, out: Path, co
             one(dataclasses.replace(base, seed=seed), out / f"base-{seed}", console)
             start = out / f"base-{seed}" / "weights.safetensors"
         for name, config in variants.items():
-            if base is not None and training.RECIPES[config.defence].scratch:
+            if base is not None and RECIPES[config.defence].scratch:
                 config = dataclasses.replace(config, epochs=base.epochs + config.epochs,
                                              learning_rate=base.learning_rate, seed=seed)
             else:

@@ -24,8 +24,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-import train as training
-from common import files, report, robustness, runs, study
+from common import files, report, robustness, runs, study, training, training_data
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import attack, explain, metrics, models, objectives
 
@@ -80,7 +79,7 @@ def main(config: Config) -> None:
     out, settings = runs.begin("atex2022", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     trained = study.trainings(variants, config.seeds, out, console, base=base)
-    images = training.read(base)[2][:config.count]
+    images = training_data.read(base).test_images[:config.count]
     found = {}
     for name, variant in variants.items():
         values = [runs.finished(out, seed, lambda v=variant, n=name, s=seed: evaluated(

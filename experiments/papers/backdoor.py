@@ -32,7 +32,7 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, fine_tuning, fooling_scores, inputs, runs
+from common import batches, files, fine_tuning, fooling_scores, inputs, runs
 from papers.heo2019_network import kept, read
 from xmanip_jax import explain, fool, metrics, plot, train
 
@@ -40,7 +40,7 @@ DISTANCES = {"mse": metrics.standardised_mse, "dssim": metrics.dssim}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Backdoors of all goals, trained with all distances."""
 
     network: Annotated[str, runs.choices("The network that gets them", fine_tuning.PLACES)] = "cifar10_resnet20"
@@ -72,12 +72,6 @@ class Config:
     """Number of images of a step."""
     learning_rate: float = 1e-3
     """Learning rate of the first step, decayed to 0 by a cosine."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/backdoor-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 
@@ -125,7 +119,7 @@ def seen(config, subject, model):
     model, found = Partial(subject.part.net.apply, *model.args), {}
     for i, name in enumerate(("clean", "triggered")):
         inputs = subject.test[0][:, i]
-        found[name] = fine_tuning.logits(model, subject.part, inputs)
+        found[name] = batches.logits(subject.part, inputs, model)
         few = slice(config.count)
         found[f"{name}_maps"] = fine_tuning.heats(model, subject.part, subject.explanation, inputs[few],
                                              found[name][few].argmax(1))
@@ -145,7 +139,7 @@ def judged(config, subject, goal, now, before):
     for name, distance in DISTANCES.items():
         apart = {"triggered_to_wanted": (now["triggered_maps"], wanted),
                  "clean_to_original": (now["clean_maps"], original)}
-        numbers |= {f"{name}_{key}": fooling_scores.median(fine_tuning.over(distance, *pair))
+        numbers |= {f"{name}_{key}": fooling_scores.median(batches.over(distance, *pair))
                     for key, pair in apart.items()}
     return numbers
 

@@ -17,7 +17,6 @@ Run time: 2.5 minutes for each network on 2 cores (200 images, 5 epsilons, 100 a
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ STEP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """ATA and AAI of networks."""
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in (
@@ -48,12 +47,6 @@ class Config:
     """Number of steps of the attack on the interpretation."""
     k: int = 8
     """Number of cells of the map that the interpretation attack empties."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/boopathy2020-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a random network, few steps: does everything run?"""
 

@@ -17,8 +17,7 @@ from typing import Annotated
 
 from rich.console import Console
 
-import train as training
-from common import runs, study
+from common import runs, study, training
 from common.defence_recipes import RECIPES
 
 

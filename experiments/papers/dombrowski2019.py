@@ -40,7 +40,7 @@ from xmanip_jax import explain, models, smooth
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """The experiments of Dombrowski et al. 2019."""
 
     networks: Annotated[tuple[str, ...], runs.choices(
@@ -64,12 +64,6 @@ class Config:
     """Number of images on which the defended explanations are attacked; 0: none."""
     defended_kappa: float = 1.0
     """Sharpness of the softplus map that is attacked."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/dombrowski2019-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """A small network with random weights on scikit-image's photographs, few steps: does everything run?"""
 
@@ -92,12 +86,14 @@ def checked(config):
 
 def subject(config, name):
     """(network, names, images, targets)."""
-    if not config.quick:
+    if config.quick:
+        jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
+        network = models.load(name, inputs.random_weights(name, config.seed))
+        found = inputs.photographs(network, config.count)
+    else:
         network = models.load(name)
-        return network, *inputs.standard(network, config.count)
-    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the work
-    network = models.load(name, inputs.random_weights(name, config.seed))
-    return network, *inputs.photographs(network, config.count)
+        found = inputs.standard(network, config.count)
+    return network, *found, inputs.targets(*found)
 
 
 def attacked(config, network, pair, images, targets, out, bar, name, **options):

@@ -18,8 +18,7 @@ import dataclasses
 
 from rich.console import Console
 
-import train as training
-from common import runs, study
+from common import runs, study, training
 
 
 @dataclasses.dataclass(frozen=True)

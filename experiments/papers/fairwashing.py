@@ -24,7 +24,6 @@ projection 0.77.
 import dataclasses
 import time
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -32,7 +31,7 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, fine_tuning, inputs, report, runs
+from common import batches, files, fine_tuning, inputs, report, runs
 from papers import fairwashing_network
 from xmanip_jax import data, defend, explain, fool, metrics, plot
 
@@ -41,7 +40,7 @@ DIGITS = ("#...#..####.", "#...#.....#.", "#####..####.", "....#..#....", "....#
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """One student."""
 
     network: str = "cnn"
@@ -66,12 +65,6 @@ class Config:
     """Number of dimensions of a tangent space."""
     sigma: float = 0.2
     """Standard deviation of SmoothGrad's noise, in pixels in [0, 1]."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/fairwashing-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 
@@ -103,7 +96,7 @@ def read(config, network):
     if config.quick:
         rng = np.random.default_rng(0)
         images = rng.uniform(size=(40, *network.input_shape)).astype(np.float32)
-        labels = inputs.predict(network, images)
+        labels = batches.predict(network, images)
         chosen = np.flatnonzero(labels == np.bincount(labels).argmax())  # a class with neighbours
         return images[chosen], labels[chosen], images[chosen[:8]], labels[chosen[:8]]
     name = {1: "mnist", 3: "cifar10"}[network.input_shape[2]]
@@ -125,13 +118,13 @@ def explained(config, network, model, classes, train, images):
     noisy = explain.smoothgrad(e, sigma=config.sigma * float(np.mean(high - low)))
     keys = jax.random.split(jax.random.key(config.seed), len(images))
     show = lambda e: lambda model, p, c, key: explain.heatmap(e(model, network.preprocess(p), c, key=key))
-    found = {way: fine_tuning.over(show(e), images, classes, keys, model=model)
+    found = {way: batches.over(show(e), images, classes, keys, model=model)
              for way, e in (("plain", e), ("smoothed", noisy))}
     found["projected"] = np.zeros_like(found["plain"])
     for c in np.unique(classes):
         mine, near = classes == c, network.preprocess(xs[ys == c])
         along = defend.project(e, near, neighbours=config.neighbours, dimensions=config.dimensions)
-        found["projected"][mine] = fine_tuning.over(show(along), images[mine], classes[mine], keys[mine], model=model,
+        found["projected"][mine] = batches.over(show(along), images[mine], classes[mine], keys[mine], model=model,
                                                batch=25)
     return found
 
@@ -139,7 +132,7 @@ def explained(config, network, model, classes, train, images):
 def judged(config, network, student, train, test):
     """The arrays that all numbers come from; classes are the teacher's predictions."""
     images = test[:config.count]
-    logits = {name: fine_tuning.logits(model, network, test)
+    logits = {name: batches.logits(network, test, model)
               for name, model in (("teacher", network.model), ("student", student))}
     classes = logits["teacher"][:config.count].argmax(1)
     found = {f"logits/{name}": v for name, v in logits.items()}
@@ -150,8 +143,8 @@ def judged(config, network, student, train, test):
 
 def numbers(found, goal):
     """Per image: {measure: Float[n]}."""
-    ssim, pearson = partial(fine_tuning.over, SSIM), partial(fine_tuning.over, metrics.pearson)
-    rows = {"probability_change": fine_tuning.over(metrics.probability_change, *(
+    ssim, pearson = partial(batches.over, SSIM), partial(batches.over, metrics.pearson)
+    rows = {"probability_change": batches.over(metrics.probability_change, *(
         found[f"logits/{who}"] for who in ("student", "teacher")))}
     for way in ("plain", "projected", "smoothed"):
         student, teacher = found[f"student/{way}"], found[f"teacher/{way}"]

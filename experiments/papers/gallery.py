@@ -9,7 +9,6 @@ on after it.
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +19,7 @@ from xmanip_jax import attack, data, models, plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """One photograph, every explanation, before and after the attack."""
 
     network: Annotated[str, runs.choices("The network", models.NETWORKS)] = "efficientnet_lite0"
@@ -36,12 +35,6 @@ class Config:
     """The largest change of a channel of a pixel, in [0, 1]."""
     size: int = 160
     """Side of the photographs in pixels."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/gallery-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
 
 
 def attacked(config, network, name, image, target, out, bar):

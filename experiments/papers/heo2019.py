@@ -38,13 +38,13 @@ import numpy as np
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, fine_tuning, fooling_scores, inputs, report, runs
+from common import batches, files, fine_tuning, fooling_scores, inputs, report, runs
 from papers.heo2019_network import WEIGHTS, Subject, maps, prepare, read, terms
 from xmanip_jax import plot, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """Every kind of fooling of every explanation."""
 
     network: Annotated[str, runs.choices("The network that is fooled", fine_tuning.PLACES)] = "cifar10_resnet20"
@@ -76,12 +76,6 @@ class Config:
     """Learning rate of the first step, decayed to 0 by a cosine."""
     keep: float = 0.0
     """Weight of the divergence from the original network's outputs, for images that lack most classes."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/heo2019-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Without data and weights: does everything run?"""
 
@@ -97,7 +91,7 @@ def trained(config, subject: Subject, name, kind, console) -> dict[str, np.ndarr
 
 def judged(config, subject, name, kind, model, before) -> dict[str, np.ndarray]:
     """Everything about one fooled network: <what>/<explanation>."""
-    found = {"logits": fine_tuning.logits(model, subject.part, subject.test[0])}
+    found = {"logits": batches.logits(subject.part, subject.test[0], model)}
     for other in subject.explanations:
         now = maps(config, subject, model, other, kind)
         found |= {f"{key}/{other}": v for key, v in fooling_scores.fooling(kind, now, before(other, kind)).items()}

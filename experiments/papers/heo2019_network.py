@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.tree_util import Partial
 
-from common import fine_tuning, fooling_scores
+from common import batches, fine_tuning, fooling_scores
 from xmanip_jax import data, explain, fool, metrics, train
 from xmanip_jax.types import Penalty
 
@@ -76,7 +76,7 @@ def prepare(config, network, found) -> Subject:
             composites.append((values(made), made))
     test = values(images)
     return Subject(network, part, place, fine_tuning.explanations(place.layer), (values(xs), ys), (test, labels),
-                   images, fine_tuning.logits(part.model, part, test), tuple(composites))
+                   images, batches.logits(part, test, part.model), tuple(composites))
 
 
 def soft(map, *, channels):

@@ -20,14 +20,13 @@ network, on 67 % of the other two. Run time: 4 minutes on 2 cores.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import files, inputs, report, runs
+from common import batches, files, inputs, report, runs
 from xmanip_jax import attack, data, defend, explain, metrics
 
 CAM = explain.cam("features")
@@ -42,7 +41,7 @@ DISTANCES = {"two classes": defend.two_class_discrepancy, "label alone": label_a
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """The sneaking attack on networks."""
 
     networks: tuple[str, ...] = tuple(f"mnist_smallgap_{n}" for n in ("normal", "adv", "int"))
@@ -53,12 +52,6 @@ class Config:
     """Multiples of each image's smallest epsilon, ascending from at least 1."""
     rounds: int = 10
     """Number of rounds of each bisection."""
-    seed: int = 0
-    """Seed of the targets and the intervals."""
-    out: Path | None = None
-    """The run folder; default: runs/sneaking-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a random network, few rounds: does everything run?"""
 
@@ -71,7 +64,7 @@ def correlations(a, b):
 
 def attacked(config, network, distance, images):
     """{measure: Float[multiples, n] or Float[n]} of one network and distance."""
-    labels = inputs.predict(network, images)
+    labels = batches.predict(network, images)
     shift = np.random.default_rng(config.seed).integers(1, network.num_classes, len(images))
     sneak = attack.sneaking(CAM, distance, multiples=config.multiples, rounds=config.rounds,
                             preprocess=network.preprocess)

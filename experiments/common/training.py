@@ -1,0 +1,196 @@
+"""One network trained with a defence, and judged by an attack on its explanation that knows it."""
+
+import csv
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+
+from common import (
+    batches,
+    files,
+    html_report,
+    program,
+    report,
+    robustness,
+    runs,
+    training_data,
+    training_report,
+    user_model,
+)
+from common.defence_recipes import NETWORKS, RECIPES
+from xmanip_jax import checkpoint, models, smooth, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(runs.SeededRun):
+    """One network, one defence."""
+
+    dataset: Literal["mnist", "cifar10"] = "mnist"
+    """The data set to train and judge on."""
+    defence: Annotated[str, runs.choices("The defence", RECIPES)] = "plain"
+    weight: float | None = None
+    """Weight of the penalty, or of the decay; default: the defence's own."""
+    beta: float = 5.0
+    """Sharpness of softplus in the defences that are smooth; where that of lcnn begins."""
+    epsilon: float = 0.1
+    """Largest change of any pixel, which is in [0, 1], in training."""
+    inner: int = 10
+    """Number of steps of each inner maximisation of a defence."""
+    train_images: int = 20_000
+    """Number of images to train on, the first ones of the training split."""
+    epochs: int = 3
+    """Number of passes over the training images."""
+    batch: int = 50
+    """Number of images of a training step."""
+    learning_rate: float = 4e-3
+    """Learning rate of the first step, decayed to 0 by a cosine."""
+    model: str | None = None
+    """A network of your own: FILE.py:NAME or module:NAME."""
+    start: Path | None = None
+    """A weights.safetensors of the network to go on from; atex distils it."""
+    epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
+    """Largest changes of any pixel, which is in [0, 1], in the attacks that judge."""
+    count: int = 200
+    """Number of test images that are attacked."""
+    restarts: int = 2
+    """Number of random starts of each attack, at least 2."""
+    quick: bool = False
+    """Random images, a few steps: does everything run?"""
+
+
+class Start(NamedTuple):
+    """What training begins with: a network, its weights, and itself as it is before; see models.Net.
+
+    save(params, state, file): keeps its weights, under the names that `--start` reads.
+    """
+
+    net: Any
+    params: Any
+    state: Any
+    teacher: Any
+    save: Callable[[Any, Any, Path], None]
+
+
+def begun(config, recipe, shape):
+    """Where the recipe's own network starts."""
+    module = recipe.network(shape, recipe.act(config.beta), nnx.Rngs(config.seed))
+    if config.start:
+        models.load_weights(module, config.start)
+
+    def save(params, state, file):
+        nnx.update(module, params, state)
+        models.save_weights(module, file)
+
+    teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
+    return Start(*models.functional(module), teacher, save)
+
+
+def own_start(config, recipe, own):
+    """Where a network of the user's starts: as it is, or on its softplus where the recipe needs a smooth network."""
+    net, x = own.net, jnp.zeros(own.input_shape)
+    if net.train_apply is None:
+        raise ValueError(f"{config.model} returns a function, whose parameters are not known: give apply and params in "
+                         "the place of model")
+    if recipe.act(config.beta) is not jax.nn.relu and smooth.kinks(own.model, x):
+        soft = lambda f: smooth.softplus(f, config.beta)
+        net = models.Net(lambda p, s, x: soft(lambda x: own.net.apply(p, s, x))(x),
+                         lambda p, s, xs, key=None: soft(lambda xs: own.net.train_apply(p, s, xs, key))(xs))
+    for _, term in recipe.terms(1.0, config.epsilon, config.inner, own.model):  # what it cannot do it says here
+        jax.eval_shape(lambda p, s, x, key, term=term: term(net.apply, p, s, x, 0, key), own.params, own.state, x,
+                       jax.random.key(0))
+    return Start(net, own.params, own.state, own.model,
+                 lambda params, state, file: models.save_tensors(user_model.tensors(params, state), file))
+
+
+def trained(config, out, console, own=None):
+    """The network with its trained parameters: (recipe, start, training, test images and labels)."""
+    recipe = RECIPES[config.defence]
+    found = training_data.read(config, own)
+    runs.same_inputs(out, training_data.inputs_of(found))
+    images, labels, *test = found[:4]
+    begin = own_start(config, recipe, own) if own else begun(config, recipe, images.shape[1:])
+    net, params, state, teacher, _ = begin
+    steps = config.epochs * (len(images) // config.batch)
+    weight = recipe.weight if config.weight is None else config.weight
+    optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.learning_rate, steps), weight)
+    like = train.begin(params, state, optimizer, seed=config.seed)
+    folder = out / "checkpoints"
+    start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
+    with open(out / "log.csv", "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
+        log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
+
+        def show(step, numbers):
+            if not file.tell():
+                log.writerow(["step", *numbers])
+            log.writerow([step, *numbers.values()])
+            file.flush()
+            bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+        fit = train.fit(
+            optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
+            label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
+            scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
+        training = fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
+    return recipe, begin, training, *test
+
+
+def _keep(folder, training):
+    with program.WHOLE:
+        checkpoint.save_step(folder, int(training.step), training)
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is read or computed."""
+    runs.check_known("defence", config.defence, RECIPES)
+    if config.quick:
+        config = dataclasses.replace(config, train_images=64, epochs=2, batch=16, count=4, restarts=2, inner=1)
+    if config.weight is not None and config.weight < 0:
+        raise ValueError(f"--weight is not negative, got {config.weight}")
+    runs.check_positive(config, "epsilon", "beta", "train_images", "epochs", "batch", "learning_rate",
+                        "count", "epsilons")
+    if config.start and not config.start.is_file():
+        raise ValueError(f"--start names a weights.safetensors, got {config.start}")
+    if RECIPES[config.defence].teacher and not (config.start or config.model):
+        raise ValueError(f"{config.defence} distils the network that it starts from: --start names its weights")
+    if RECIPES[config.defence].scratch and config.model:
+        raise ValueError(f"{config.defence} trains a network of its own kind: leave --model out")
+    if config.restarts < 2:
+        raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
+    return config
+
+
+def train_and_judge(config, out, settings, console, own=None):
+    """The whole of a run in the folder `out`; the summary that results.json holds.
+
+    own: a network of the user's, as a function of the pixels, that is trained instead of the recipe's.
+    """
+    start = time.perf_counter()
+    recipe, (net, *_, teacher, save), training, images, labels = trained(config, out, console, own)
+    params, state = jax.tree.map(jnp.asarray, (training.params, training.state))
+    with program.WHOLE:
+        save(params, state, out / "weights.safetensors")
+    model = Partial(net.apply, params, state)
+    values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
+                                 restarts=config.restarts, seed=config.seed,
+                                 surrogate=robustness.surrogate_of(recipe.act(config.beta)))
+    files.write_arrays(out / "arrays.npz", values)
+    rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+                                           "flags": {name: flag._asdict() for name, flag in flags.items()},
+                                           "seconds": round(time.perf_counter() - start, 1)})
+    html_report.write(out, f"{own.name if own else NETWORKS[config.dataset]}, trained with {config.defence}",
+                      __doc__.splitlines()[0], [training_report.verdict(config, rows, flags)],
+                      training_report.pictures(model, teacher, images, labels, own.classes if own else ()),
+                      [training_report.table(rows)], training_report.curves(out / "log.csv"))
+    return rows
+
+

@@ -1,0 +1,40 @@
+"""What a training is reported by: a sentence, maps before and after, curves of the log, a table."""
+
+import csv
+
+from common import html_report, report
+
+
+def pictures(model, teacher, images, labels, classes):
+    """The gradient maps of the first test images, beside those of teacher, what training began with, if any."""
+    x, y = images[:3], labels[:3]
+    networks = {"before": teacher, "trained": model} if teacher else {"trained": model}
+    maps = {when: html_report.gradients(network, lambda x: x, x, y) for when, network in networks.items()}
+    caption = (f"Of {', '.join(report.class_name(classes, label) for label in y)}: the gradient of the label's logit, "
+               "red where positive, blue where negative.")
+    return [html_report.Picture("The first test images", caption, [
+        html_report.maps({when: (x[i], of[i]) for when, of in maps.items()}, signed=True) for i in range(len(x))])]
+
+
+def curves(log):
+    """A curve for each column of log.csv."""
+    with open(log, newline="") as file:
+        rows = {row["step"]: row for row in csv.DictReader(file)}.values()  # what was repeated after a kill counts once
+    names = [name for name in next(iter(rows), {}) if name != "step"]
+    return [html_report.curve(name, [(float(row["step"]), float(row[name])) for row in rows], "step")
+            for name in names]
+
+
+def table(rows):
+    """What main prints, for report.html."""
+    return report.grid(("measure", "value", "95 % interval"), [
+        (name, f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}") for name, row in rows.items()])
+
+
+def verdict(config, rows, flags):
+    """A sentence that sums up, with the flags of the attack at the last epsilon."""
+    said = "; ".join(f"{report.words(name).replace('@', ' within ')}: {row['value']:.3f}" for name, row in rows.items())
+    return html_report.Verdict(f"Trained on {config.dataset} with the defence {config.defence}. {said.capitalize()}.",
+                               [name for name, flag in flags.items() if flag.raised])
+
+
