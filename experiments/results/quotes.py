@@ -32,9 +32,10 @@ def place(file: str) -> Path:
     return here if here.is_file() else BENCHMARKS / f"{file}.json"
 
 
-def files(text: str) -> list[str]:
-    """The names of the files that a text or a condition refers to, each once."""
-    return list(dict.fromkeys(re.findall(r"(?:^|[{\s])(\w[\w-]*) > \w", text)))
+def files(texts: list[str]) -> list[str]:
+    """The names of the files that texts and conditions refer to, each once."""
+    begins = re.compile(r"(?:^|\{|(?:>=|<=|>>|<<) )(\w[\w-]*) > ")
+    return list(dict.fromkeys(name for text in texts for name in begins.findall(text)))
 
 
 def looked_up(reference: str):
