@@ -16,6 +16,7 @@ Run time: a minute on 2 cores.
 """
 
 import dataclasses
+import itertools
 from functools import partial
 from types import SimpleNamespace
 
@@ -77,7 +78,7 @@ def drawn(seed):
     random = np.random.default_rng(seed)
     sizes = (FEATURES, 32, 32, 2)
     return [(np.float32(random.normal(size=size, scale=np.sqrt(2 / size[0]))), np.zeros(size[1], np.float32))
-            for size in zip(sizes, sizes[1:], strict=False)]
+            for size in itertools.pairwise(sizes)]
 
 
 def fitted(config, params, x, y, **options):
