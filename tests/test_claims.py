@@ -1,4 +1,4 @@
-"""The page of claims is what the stored results say, and every verdict stands on its conditions."""
+"""Pages quote what is stored; the page of claims is as written, every verdict stands on its conditions."""
 
 import re
 import subprocess
@@ -69,3 +69,13 @@ def test_quotes():
     assert quotes.holds(f"{reference} > low >> 0.9") and not quotes.holds(f"{reference} > high <= 0.9")
     with pytest.raises(KeyError, match="plainest"):
         quotes.filled("{dombrowski2022_mnist > results > plainest > accuracy}")
+
+
+def plain_text(page):
+    """A page's text without its line breaks."""
+    return " ".join((ROOT / page).read_text().split())
+
+
+@pytest.mark.parametrize(("page", "text"), quotes.quotations(), ids=lambda value: value[:40])
+def test_pages_quote_what_is_stored(page, text):
+    assert " ".join(text.split()) in plain_text(page)
