@@ -1,6 +1,7 @@
 """Turn a model into another one without touching its code, and look inside it. See docs/rewrite.md."""
 
 from .activations import ACTIVATIONS, Call, Window, inputs, map_calls, replace
+from .attention import Attention, attention_weights, attentions
 from .errors import (
     DerivativeInModelError,
     KinkWarning,
@@ -18,10 +19,11 @@ from .stages import Program, Stage, stages
 from .unroll import unroll
 
 __all__ = [
-    "ACTIVATIONS", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer", "LayerError",
-    "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError", "Stage",
-    "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layer_values", "layers", "linear_layers",
-    "map_calls", "propagate", "replace", "stages", "tap", "unroll", "zero_at",
+    "ACTIVATIONS", "Attention", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer",
+    "LayerError", "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError",
+    "Stage", "UnsupportedPrimitiveError", "Window", "attention_weights", "attentions", "flow", "inputs", "inspect",
+    "layer_values", "layers", "linear_layers", "map_calls", "propagate", "replace", "stages", "tap", "unroll",
+    "zero_at",
 ]
 
 
