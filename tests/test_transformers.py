@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checks import check_derivatives
 from tiny_transformers import ATTNLRP, CHEFER, CP_LRP, KINDS, by_tables, model, parameters
 from xmanip_jax import explain, rewrite
 
@@ -63,3 +64,62 @@ def test_rollouts_equal_the_tables(name):
         close(of(e, f, x), rolled(steps))
     close(of(explain.attention(0, 1), f, x), rolled([weights[0][1]]))
     close(of(explain.attention(), f, x), rolled([weights[-1].mean(0)]))
+
+
+EXPLANATIONS = {
+    "attnlrp": explain.attnlrp(), "cp_lrp": explain.cp_lrp(), "attention": explain.attention(0, 1),
+    "attnlrp_gamma": explain.attnlrp(dense=explain.gamma()), "lrp": explain.lrp(products="halves"),
+    "attention_rollout": explain.attention_rollout(), "transformer_attribution": explain.transformer_attribution(),
+    "gradient_attention_rollout": explain.gradient_attention_rollout(),
+}
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("method", EXPLANATIONS)
+def test_derivatives_in_the_input_and_the_parameters(method, name):
+    kind = KINDS[name]._replace(spelling="einsum")  # jax's dot_product_attention has scores in float32
+    p = parameters(kind, layers=1)
+    e = EXPLANATIONS[method]
+
+    def value(both):
+        x, qkv, up = both
+        block = {**p["blocks"][0], "qkv": qkv, "up": up}
+        map = e(model({**p, "blocks": [block]}, kind, act=gelu, loop="plain"), x, 1)
+        return jnp.sum(map**2) + jnp.sum(map * jnp.cos(jnp.arange(map.size).reshape(map.shape)))
+
+    check_derivatives(value, (x, p["blocks"][0]["qkv"], p["blocks"][0]["up"]), rtol=1e-5)
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("method", EXPLANATIONS)
+def test_jit_vmap_remat_and_scan_change_nothing(method):
+    kind, e = KINDS["scanned"], EXPLANATIONS[method]
+    p = parameters(kind)
+    maps = {loop: e(model(p, kind, act=gelu, loop=loop), x, 1) for loop in ("plain",)}
+    xs = jnp.stack([x, 2 * x])
+    for loop in ("plain", "scan", "remat"):
+        found = jax.jit(jax.vmap(lambda x, loop=loop: e(model(p, kind, act=gelu, loop=loop), x, 1)))(xs)[0]
+        close(found, maps["plain"], 1e-9)
+
+
+@pytest.mark.parametrize("e", [explain.gradient(), explain.attnlrp()], ids=["gradient", "attnlrp"])
+def test_an_attack_step_costs_what_the_products_of_two_values_cost(e):
+    """4 + 5a forward passes, a being attention's share of the multiply-adds, plus 5 % for what is elementwise."""
+    n, d, w = 64, 128, lambda *shape: rng.normal(size=shape).astype(np.float32) / 12
+    qkv, out, up, down, head = w(d, 3 * d), w(d, d), w(d, 4 * d), w(4 * d, d), w(d, 5)
+
+    def f(x):
+        q, k, v = (a.reshape(n, 2, -1).transpose(1, 0, 2) for a in jnp.split(x @ qkv, 3, -1))
+        x = x + (jax.nn.softmax(q @ k.mT / 8) @ v).transpose(1, 0, 2).reshape(n, d) @ out
+        return (x + jax.nn.gelu(x @ up) @ down).mean(0) @ head
+
+    def loss(x):
+        map, logits = explain.with_logits(e)(f, x, 1)
+        return jnp.sum(map**2) + jnp.sum(logits**2)
+
+    share = 2 * n**2 * d / (12 * n * d**2 + 2 * n**2 * d + 5 * d)
+    flops = lambda g: jax.jit(g).lower(jnp.ones((n, d), jnp.float32)).compile().cost_analysis()["flops"]
+    forward = flops(f)
+    assert flops(jax.grad(loss)) <= 1.05 * (4 + 5 * share) * forward
+    assert flops(lambda x: e(f, x, 1)) <= 1.05 * (2 + share) * forward

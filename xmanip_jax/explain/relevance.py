@@ -28,8 +28,9 @@ def from_logits(choose, layer=None, names=frozenset(), *, cotangents=False):
         if not cotangents:
             g = rewrite.propagate(lambda x: h(x)[0], choose, calls=names)
             return pulled(g, at, target, lambda direction, logits: direction * logits)
-        g = lambda x: rewrite.propagate(h, choose, calls=names)(x)
-        logits, pull_back, value = jax.vjp(g, at, has_aux=True)
+        logits, pull_back, value = jax.vjp(rewrite.propagate(h, choose, calls=names), at, has_aux=True)
+        if not isinstance(logits, jax.core.Tracer) and not bool(jnp.isfinite(logits).all()):
+            raise ValueError("the logits are not finite, and no relevance is: a mask may hide every token from one")
         return value * pull_back(_direction(logits, target))[0], logits
 
     return explanation(core)

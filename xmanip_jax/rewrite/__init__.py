@@ -2,6 +2,7 @@
 
 from .activations import ACTIVATIONS, Call, Window, inputs, map_calls, replace
 from .attention import Attention, attention_weights, attentions
+from .contents import Contents, inspect
 from .errors import (
     DerivativeInModelError,
     KinkWarning,
@@ -12,7 +13,7 @@ from .errors import (
     UnsupportedPrimitiveError,
 )
 from .known import Known
-from .layers import Contents, Layer, inspect, layer_values, layers, tap, zero_at
+from .layers import Layer, layer_values, layers, tap, zero_at
 from .plan import Operation
 from .propagate import LinearLayer, flow, linear_layers, propagate
 from .stages import Program, Stage, stages

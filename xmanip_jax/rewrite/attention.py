@@ -19,7 +19,7 @@ from .plan import Operation, Options, Plan, Step
 from .propagate import plan_for, refuse, run
 from .unroll import unroll
 
-__all__ = ["Attention", "attention_weights", "attentions", "blocks_of"]
+__all__ = ["Attention", "above", "attention_weights", "attentions", "blocks_of", "products_of"]
 
 _MOVES = ("custom", "elementwise", "route", "select")
 
@@ -106,8 +106,17 @@ def _back(delta, layout, shape):
     return jax.linear_transpose(lambda v: _arranged(v, layout), jax.ShapeDtypeStruct(shape, delta.dtype))(delta)[0]
 
 
-def blocks_of(plan: Plan, loop: str = "", start: int = 0) -> list[tuple[Attention, Step]]:
-    """Every attention block of a plan with the step of its softmax."""
+def blocks_of(plan: Plan) -> list[tuple[Attention, Step]]:
+    """Every attention block of a plan with the step of its softmax, those of a loop once."""
+    return [(block, step) for block, step, _ in _found(plan)]
+
+
+def products_of(plan: Plan) -> list[Step]:
+    """The products of weights and values."""
+    return [product for *_, product in _found(plan)]
+
+
+def _found(plan, loop="", start=0):
     makers, readers, found = {}, defaultdict(list), []
     for step in plan.steps:
         makers.update(dict.fromkeys(step.outputs, step))
@@ -115,11 +124,11 @@ def blocks_of(plan: Plan, loop: str = "", start: int = 0) -> list[tuple[Attentio
             readers[i].append(step)
     for step in plan.steps:
         for body in step.bodies:
-            found += blocks_of(body, step.eqn.primitive.name, start + len(found))
+            found += _found(body, step.eqn.primitive.name, start + len(found))
         if step.operation is None or step.operation.kind != "softmax" or not _scored(step, makers):
             continue
         for product, chain in _products(step, readers):
-            found.append((_block(plan, start + len(found), step, product, chain, makers, loop), step))
+            found.append((_block(plan, start + len(found), step, product, chain, makers, loop), step, product))
             break
     return found
 
@@ -131,10 +140,10 @@ def _carried(step):
 def _scored(step, makers):
     """Whether a softmax is of products of two values, scaled, masked or shifted."""
     through = (*_MOVES, "activation", "add", "sum")
-    return any(s.operation.kind in ("matmul", "product") for s in _above(step.inputs[0], makers, through))
+    return any(s.operation.kind in ("matmul", "product") for s in above(step.inputs[0], makers, through))
 
 
-def _above(i, makers, through):
+def above(i: Any, makers: dict[int, Step], through: Sequence[str]) -> list[Step]:
     """The nearest steps above a value that are of none of the kinds that are looked through."""
     found, seen, stack = [], set(), [i]
     while stack:
@@ -173,7 +182,7 @@ def _block(plan, index, softmax, product, chain, makers, loop):
                          "queries is not seen")
     heads = tuple(a for a in range(len(shape)) if a not in (*keys, queries))
     value = product.inputs[product.operation.signal]
-    made = [s for s in _above(value, makers, (*_MOVES, "add", "sum")) if s.operation.merge]
+    made = [s for s in above(value, makers, (*_MOVES, "add", "sum")) if s.operation.merge]
     tokens = {math.prod(n for a, n in enumerate(s.operation.merge.shape) if a not in s.operation.merge.neurons[0])
               for s in made}
     size = math.prod(shape[a] for a in heads), shape[queries], shape[keys[0]]

@@ -17,7 +17,7 @@ import numpy as np
 from .blocks import Unit, run_nodes, units
 from .control import CONTROL
 from .errors import LostRuleWarning
-from .graph import Flat, Node, describe, flatten, is_elementwise_rule, literal, place
+from .graph import Flat, Node, describe, flatten, is_elementwise_rule, literal
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
 from .known import Known
 from .merge import Merged, affine_run, merged
@@ -292,7 +292,7 @@ def _operation(unit, kind, tags, carried, merge):
     params = {"axes": unit.axes} if kind == "softmax" else pool_params(eqn)
     which, beside = signal(kind, tags)
     return Operation(kind, name, 0, first, nonnegative, carried, params, _applies(unit), merge, _known(unit), which,
-                     place=place(unit.nodes[-1].eqn if kind == "softmax" else eqn),
+                     place=unit.nodes[-1 if kind == "softmax" else 0].place,
                      primitive="" if opaque else eqn.primitive.name, beside=beside)
 
 
