@@ -8,7 +8,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from tiny_transformers import KINDS, model, parameters
-from xmanip_jax import explain, rewrite
+from xmanip_jax import certify, explain, rewrite
 
 pytestmark = pytest.mark.usefixtures("x64")
 rng = np.random.default_rng(0)
@@ -267,3 +267,27 @@ def test_grad_cam_of_tokens():
     for said, match in (({"class_tokens": 2}, "no grid"), ({"grid": (3, 3)}, "3 x 3 = 9")):
         with pytest.raises(ValueError, match=match):
             explain.grad_cam("tokens", **said)(lambda x: f(x, 1), image, 1)
+
+
+def test_bounds_refuse_attention_by_name():
+    shifted = lambda x: (jax.nn.softmax(x @ x.T) @ x).sum(0)
+    bare = lambda x: ((e := jnp.exp(x @ x.T)) / total(e) @ x).sum(0)
+    for f, match in ((shifted, "stop_gradient"), (bare, r"dot_general \(test_attention.py")):
+        with pytest.raises(rewrite.UnsupportedPrimitiveError, match=match):
+            certify.gradient_bounds(f, certify.ball(jnp.asarray(x), 0.1), 0)
+
+
+def test_a_fused_attention_is_refused_by_name():
+    """A kernel with a derivative of its own, that rules do not see into, and that has no second derivative."""
+    exact = lambda q: (jax.nn.softmax(q @ q.T) @ q).sum(0)
+    on_host = lambda q: jax.pure_callback(lambda q: np.asarray(exact(q)), jax.ShapeDtypeStruct((6,), q.dtype), q)
+    fused = jax.custom_vjp(on_host)
+    fused.defvjp(lambda q: (on_host(q), q), lambda q, g: (jax.pure_callback(
+        lambda q, g: np.asarray(jax.vjp(exact, q)[1](g)[0]), jax.ShapeDtypeStruct(q.shape, q.dtype), q, g),))
+    with pytest.warns(rewrite.LostRuleWarning), pytest.raises(
+            rewrite.UnsupportedPrimitiveError, match=r"pure_callback \(test_attention.py"):
+        explain.attnlrp()(fused, x, 0)
+    with pytest.raises(ValueError, match="no attention"), pytest.warns(rewrite.LostRuleWarning):
+        explain.attention()(fused, x, 0)
+    with pytest.raises(ValueError, match=r"Pure callbacks do not support JVP"):
+        jax.grad(lambda x: explain.gradient()(fused, x, 0).sum())(x)

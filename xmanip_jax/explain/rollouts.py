@@ -118,8 +118,8 @@ def transformer_attribution(*, grid: Grid = None, class_tokens: int | None = Non
 
     Relevance starts as 1 at the class. Linear layers have z+, products share in halves, softmax, activations and
     normalisations pass it on unchanged, and what a residual addition shares out is rescaled so that each branch has its
-    part of the whole. Denominators that are 0 pass nothing on, and sums are over one example. FLOPs, map / attack step: 6
-    and 13 forward passes.
+    part of the whole. Denominators that are 0 pass nothing on, and sums are over one example. FLOPs, map / attack step:
+    6 and 13 forward passes.
 
     >>> import jax, jax.numpy as jnp
     >>> from xmanip_jax import explain

@@ -29,8 +29,8 @@ def attnlrp(*, conv: Rule | None = None, dense: Rule | None = None, layer: str |
       layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
       rules: rules of single operations by name, as in `lrp`.
 
-    Map: the shape of x (or of the layer). FLOPs: those of the gradient, map / attack step 2 / 4 forward passes, with a
-    share a of the multiply-adds in products of two values 2 + a / 4 + 5a. Relevance is not conserved by a softmax.
+    Map: the shape of x (or of the layer). FLOPs as of the gradient: map 2 + a, attack step 4 + 5a forward passes,
+    a being the share of products of two values in the multiply-adds. A softmax does not conserve relevance.
     Raises UnsupportedPrimitiveError listing everything that has no rule, LayerError, ValueError as `lrp` does.
 
     >>> import jax, jax.numpy as jnp
