@@ -212,11 +212,12 @@ def main(config: Config) -> None:
 
     def judge(name, epsilon, count):
         """The change of a network's map on the first `count` images."""
-        search = lambda i: searches[epsilon](known[name].model, test[i:i + PART][:count - i], jax.random.fold_in(key, i))
+        images = test[:count]
+        search = lambda i: searches[epsilon](known[name].model, images[i:i + PART], jax.random.fold_in(key, i))
         pieces = [study.part(f"{name}-{epsilon:g}", i, partial(search, i)) for i in range(0, count, PART)]
         found = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
         study.flags.setdefault(name, {})[f"{epsilon:g}"] = {
-            k: f._asdict() for k, f in robustness.flags_of(test[:count], found)._asdict().items()}
+            k: f._asdict() for k, f in robustness.flags_of(images, found)._asdict().items()}
         study.add(name, {f"map_change@{epsilon:g}/255": found["change_ascent"],
                          f"by_random_search@{epsilon:g}/255": found["change_random"]})
         console.print(f"{name} within {epsilon:g}/255, {count} images: {np.median(found['change_ascent']):.3f}")
