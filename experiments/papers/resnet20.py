@@ -52,9 +52,9 @@ def _ascent(epsilon):
 _CAM = explain.cam("features")
 FAMILY = {
     "longer": Member(),
-    "hessian": Member(lambda epsilon, teacher: ((1e-3, defend.hessian()),)),
+    "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
     "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
-    "cure": Member(lambda epsilon, teacher: ((0.1, defend.cure(step=1.5)),)),
+    "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
     "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
                    label_weight=0.0),
     "weight_decay": Member(smooth=False, decay=0.1),
@@ -74,7 +74,7 @@ class Config:
     """Sharpness of softplus, relative to the spread of each activation's inputs."""
     base_steps: int = 200
     """Number of training steps of the softplus network."""
-    steps: int = 60
+    steps: int = 40
     """Number of training steps of what goes on from it."""
     batch: int = 50
     """Number of images of a training step."""
