@@ -37,28 +37,34 @@ PART = 25  # images of a piece
 
 
 class Member(NamedTuple):
-    """smooth: from the softplus network, else from the relu one;  terms(epsilon, teacher): of train.training_loss."""
+    """terms(epsilon, teacher): of train.training_loss;  smooth: from the softplus network, else from the relu one;
+
+    longer: how many times --steps it learns, where a step is cheap.
+    """
 
     terms: Callable[[float, Any], tuple] = lambda epsilon, teacher: ()
     smooth: bool = True
     label_weight: float = 1.0
     decay: float = 0.0
+    longer: int = 1
 
 
 def _ascent(epsilon):
-    return train.Ascent(epsilon, epsilon / 2, 3, low=0, high=1)
+    return train.Ascent(epsilon, 1.25 * epsilon, 1, low=0, high=1)  # one step, as Wong et al. 2020
 
 
 _CAM = explain.cam("features")
 FAMILY = {
-    "longer": Member(),
+    "longer": Member(longer=5),
+    "smooth_adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), longer=5),
     "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
     "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
     "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
     "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
                    label_weight=0.0),
-    "weight_decay": Member(smooth=False, decay=0.1),
-    "adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), smooth=False),
+    "weight_decay": Member(smooth=False, decay=0.1, longer=5),
+    "adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), smooth=False,
+                          longer=5),
     "trades": Member(lambda epsilon, teacher: ((6.0, defend.trades(_ascent(epsilon))),), smooth=False),
     "int": Member(lambda epsilon, teacher: ((0.01, defend.interpretability(_ascent(epsilon), _CAM)),), smooth=False),
 }
@@ -69,7 +75,7 @@ class Config:
     """The family of one network."""
 
     names: Annotated[tuple[str, ...], runs.choices("The trainings that go on", FAMILY)] = (
-        "hessian", "gradient_alignment", "cure", "atex", "longer")
+        "hessian", "smooth_adversarial", "longer", "gradient_alignment", "cure", "atex", "adversarial")
     kappa: float = 1.0
     """Sharpness of softplus, relative to the spread of each activation's inputs."""
     base_steps: int = 200
@@ -238,10 +244,11 @@ def main(config: Config) -> None:
     judge("plain", config.epsilons[0], min(PART, config.count))
     measure("plain")
     measure("untrained")
-    learn("softplus", FAMILY["longer"], soft, config.base_steps, config.base_learning_rate)
+    learn("softplus", Member(), soft, config.base_steps, config.base_learning_rate)
     for name in config.names:
         member = FAMILY[name]
-        learn(name, member, known["softplus" if member.smooth else "plain"], config.steps, config.learning_rate)
+        learn(name, member, known["softplus" if member.smooth else "plain"], member.longer * config.steps,
+              config.learning_rate)
     for epsilon in config.epsilons:
         for count in range(PART, config.count + PART, PART):
             for name in known:
@@ -252,7 +259,7 @@ def read(config):
     """(training images, labels, test images, labels)."""
     if config.quick:
         return training.stand_ins((32, 32, 3), 10)
-    steps = max(config.base_steps, config.steps)
+    steps = max(config.base_steps, 5 * config.steps)
     images, labels = data.load_dataset("cifar10", "train", limit=min(50_000, steps * config.batch))
     return images, labels, *data.load_dataset("cifar10", "test")
 
