@@ -1,13 +1,16 @@
 """Studies over many trainings: what is trained from what, what is read back, and how defences are compared."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+import tiny_networks
 from common import files, report, robustness, study, training, training_data
 from papers import defences, dombrowski2022
+from xmanip_jax import attack, smooth
 
 
 def images(value):
@@ -65,6 +68,20 @@ def test_a_reduction_draws_the_same_images_for_both():
     plain = random.uniform(size=(1, 100))
     rows = study.summary({"plain": {"map_change@1": plain}, "half": {"map_change@1": plain / 2}}, 0)
     assert rows["half"]["map_change@1"]["reduction"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+
+
+def test_images_are_judged_in_batches():
+    """A value for each, in order; the first batch is judged as if it were alone, and the bar is told of all."""
+    labels, told = np.array([0, 1, 2, 0]), []
+    options = {"epsilons": (0.02, 0.1), "restarts": 2, "seed": 0, "surrogate": smooth.none()}
+    run = partial(robustness.judged, tiny_networks.HONEST, tiny_networks.PHOTOS, labels, **options)
+    values, flags = run(count=3, batch=2, advance=told.append)
+    first, _ = run(count=2)
+    assert told == [2, 1, 2, 1] and tuple(flags) == attack.Flags._fields
+    for name, of in values.items():
+        assert len(of) == (4 if name == "accuracy" else 3), name
+        np.testing.assert_allclose(of[:2], first[name][:2], rtol=1e-5)
+    assert values["map_change@0.1"][2] > 0
 
 
 def test_a_step_climbs_the_cross_entropy_and_stays_in_the_ball():

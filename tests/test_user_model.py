@@ -25,7 +25,7 @@ JOBS = {
     "judge": (judge, ["--quick"], "verdicts"),
     "curvature": (curvature, ["--quick", "--k", "10"], "radii"),
     "cost": (cost, ["--quick"], "step.flop_ratio"),
-    "train": (train, ["--images", "classes", "--quick", "--epochs", "1", "--batch", "5", "--epsilons", "0.1"],
+    "train": (train, ["--images", "classes", "--quick", "--epochs", "1", "--batch", "4", "--epsilons", "0.1"],
               "cat (1 and 1), cup (1 and 1), rocket (1 and 1), face (1 and 1), eye (1 and 1); every fifth"),
 }
 DEFAULT = {("cost", "flax_nnx")}  # the other jobs run on TINY
