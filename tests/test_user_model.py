@@ -15,8 +15,8 @@ import curvature
 import judge
 import manipulate
 import train
-from common import robustness, user_model
-from xmanip_jax import plot
+from common import inputs, robustness, user_model
+from xmanip_jax import models, plot
 
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "models"
 NETWORKS = "plain_jax", "flax_nnx", "flax_linen", "equinox_model", "keras_model", "converted_torch"
@@ -137,10 +137,24 @@ def test_curvature_of_a_function_alone(here, monkeypatch):
         assert 0 < of(f"attacked_change@{eps}")[0] <= of(f"change_intervals@{eps}")[0]
 
 
-def test_training_and_its_weights(here, monkeypatch):
+@pytest.fixture
+def unjudged(monkeypatch):
     """How a trained network is judged is judge's; here it takes no time."""
     accuracy = {"accuracy": np.ones(4, np.float32)}
     monkeypatch.setattr(robustness, "judged", lambda *arguments, **options: (accuracy, {}))
+
+
+@pytest.mark.slow
+def test_training_of_one_of_the_projects_networks(here, unjudged):
+    """From its weights, here random ones, which the file then holds under the names that --weights reads."""
+    train.run(["--network", "cifar10_resnet20", "--quick", "--learning-rate", "1e-6", "--out", "out"])
+    trained = models.load("small_cnn_cifar10", Path("out/weights.safetensors"))
+    start = models.load("small_cnn_cifar10", inputs.random_weights("small_cnn_cifar10", 0))
+    for now, before in zip(jax.tree.leaves(trained.params), jax.tree.leaves(start.params), strict=True):
+        assert 0 < np.abs(now - before).max() < 1e-4
+
+
+def test_training_and_its_weights(here, unjudged):
     Path("tiny.py").write_text(TINY)
     for unknown in ("face", "rocket"):
         shutil.rmtree(f"classes/{unknown}")
