@@ -65,11 +65,11 @@ def compared(model, images, config):
             "flags": {name: flag._asdict() for name, flag in attack.flags(found, longer=longer)._asdict().items()}}
 
 
-def table(results):
+def table(found):
     """A line for each network."""
     head = ["network", "standard budget, median", "ten times as much", "more", "mean", "ten times as much", "more"]
     lines = []
-    for name, of in results.items():
+    for name, of in found["results"].items():
         (a, b), (c, d) = of["medians"], of["means"]
         lines.append([name, f"{a:.3f}", f"{b:.3f}", f"{b / a - 1:.1%}", f"{c:.3f}", f"{d:.3f}", f"{d / c - 1:.1%}"])
     return report.markdown(head, lines)
@@ -83,9 +83,10 @@ def main(config: Config) -> None:
     results = {}
     for name in names:
         results[name] = compared(model_of(name), images, config)
-        files.write_json(config.out, {"config": runs.settings(config), **runs.environment(), "results": results})
-        files.write_text(config.out.with_suffix(".md"), table(results))
-        print(table(results))
+        found = {"config": runs.settings(config), **runs.environment(), "results": results}
+        files.write_json(config.out, found)
+        files.write_text(config.out.with_suffix(".md"), table(found))
+        print(table(found))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_values_of_images_are_kept_with_their_summary():
 
 @pytest.mark.parametrize("name", pages.PAGES)
 def test_a_page_shows_what_is_stored(name):
-    assert pages.PAGES[name][0].read_text() == pages.written(name)
+    assert pages.PAGES[name][1].read_text() == pages.written(name)
 
 
 @pytest.mark.slow  # it compiles a training, its attack and its curvature, twice

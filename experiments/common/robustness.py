@@ -48,7 +48,7 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
         changed = search(model, x, labels=y, key=jax.random.key(seed))
         found[f"map_change@{epsilon:g}"] = np.asarray(changed.change)
     blind = attack.random_search(explain.gradient(), epsilon=epsilons[-1], steps=2 * STEPS * restarts, restarts=1)
-    return found, attack.flags(changed, blind(model, x, labels=y, key=jax.random.key(seed)))._asdict()
+    return found, looked_for(attack.flags(changed, blind(model, x, labels=y, key=jax.random.key(seed))))
 
 
 def surrogate_of(act):
@@ -63,6 +63,7 @@ READING = {  # what a raised flag means, and what to do
                           "missed",
     "restarts_help": "later restarts found {:.0%} of the change: raise --restarts or --steps",
     "surrogate_only": "the smooth surrogate's map changed by {:.0%} more than the network's own",
+    "budget_helps": "a longer search found {:.0%} of the change: raise --steps or --restarts",
     "random_maps": "noise of a hundredth of epsilon makes {:.0%} of the change: the map says little in the first place",
 }
 
@@ -113,7 +114,12 @@ def largest(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.max([v for name, v in arrays.items() if name.startswith("change_")], axis=0)
 
 
-def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> attack.Flags:
+def looked_for(flags: attack.Flags) -> dict[str, attack.Flag]:
+    """The flags by name, without that of budgets where no longer search was made."""
+    return {name: flag for name, flag in flags._asdict().items() if not np.isnan(flag.value)}
+
+
+def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, attack.Flag]:
     """`attack.flags` of the arrays of `searches`: the ascent's, beside the searches that do not see the gradient."""
     clean = objectives.View(images, arrays["map_original"], arrays["logits_original"])
 
@@ -122,5 +128,5 @@ def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> attack.Flags:
         return attack.Changed(*of, clean, arrays[f"change_{name}"], arrays["by_restart"].T, arrays["under_surrogate"],
                               arrays["zero_gradient"], arrays["by_noise"], 0)
 
-    return attack.flags(changed("ascent"), *(changed(name) for name in SEARCHES if name != "ascent"
-                                             and f"change_{name}" in arrays))
+    return looked_for(attack.flags(changed("ascent"), *(
+        changed(name) for name in SEARCHES if name != "ascent" and f"change_{name}" in arrays)))

@@ -125,7 +125,7 @@ def fitted(network, member, config, steps, rate, images, labels, file, console) 
     """The network trained, read from `file` if it was before; checkpoints lie beside it.
 
     Beside a penalty BatchNorm keeps its statistics: the penalty sees those, the cross entropy of a batch others, and
-    the one flattened what the other did not use (Hessian penalty: accuracy 0.74 on the test split, 0.90 on batches).
+    the one would flatten what the other does not use.
     """
     if file.exists():
         return user_model.with_weights(network, file)
@@ -259,7 +259,7 @@ def main(config: Config) -> None:
         pieces = [study.part(f"{name}-{epsilon:g}", i, partial(search, i)) for i in range(0, count, PART)]
         found = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
         study.flags.setdefault(name, {})[f"{epsilon:g}"] = {
-            k: f._asdict() for k, f in robustness.flags_of(images, found)._asdict().items()}
+            k: f._asdict() for k, f in robustness.flags_of(images, found).items()}
         study.add(name, {f"map_change@{epsilon:g}/255": found["change_ascent"],
                          f"by_random_search@{epsilon:g}/255": found["change_random"]})
         console.print(f"{name} within {epsilon:g}/255, {count} images: {np.median(found['change_ascent']):.3f}")

@@ -1,8 +1,9 @@
 """Keep the results of a finished run, and write its table into the page that shows it.
 
-    python experiments/results/pages.py resnet20 runs/resnet20
+    python experiments/results/pages.py resnet20 runs/resnet20/results.json
 
-copies runs/resnet20/results.json to resnet20.json, here, and puts the table between the page's two comments.
+copies the file to where it is kept, and puts its table into the page between the comments <!-- resnet20 --> and
+<!-- end -->; without a file, the table of what is stored is written again.
 """
 
 import json
@@ -12,28 +13,32 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent))
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
 
+import ascent_budget  # noqa: E402
 from papers import resnet20  # noqa: E402
 
-DOCS = FOLDER.parent.parent / "docs" / "results"
-PAGES: dict[str, tuple[Path, Callable[[dict], str]]] = {
-    "resnet20": (DOCS / "defended-resnet20.md", resnet20.markdown),
+DOCS = ROOT / "docs" / "results"
+PAGES: dict[str, tuple[Path, Path, Callable[[dict], str]]] = {  # the stored file, the page, its table
+    "resnet20": (ROOT / "experiments/results/resnet20.json", DOCS / "defended-resnet20.md", resnet20.markdown),
+    "ascent_budget": (ROOT / "benchmarks/results/ascent_budget.json", DOCS / "defences.md", ascent_budget.table),
 }
 
 
 def written(name: str) -> str:
     """The text of a page with the table of what is stored."""
-    page, table = PAGES[name]
-    found = table(json.loads((FOLDER / f"{name}.json").read_text()))
-    return re.sub(r"(?<=<!-- table -->\n).*?(?=<!-- end of the table -->)", lambda _: f"\n{found}\n", page.read_text(),
+    stored, page, table = PAGES[name]
+    found = table(json.loads(stored.read_text()))
+    return re.sub(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", lambda _: f"\n{found}\n", page.read_text(),
                   flags=re.DOTALL)
 
 
-def main(name: str, run: str) -> None:
-    shutil.copyfile(Path(run) / "results.json", FOLDER / f"{name}.json")
-    PAGES[name][0].write_text(written(name))
+def main(name: str, file: str | None = None) -> None:
+    stored, page, _ = PAGES[name]
+    if file:
+        shutil.copyfile(file, stored)
+    page.write_text(written(name))
 
 
 if __name__ == "__main__":
