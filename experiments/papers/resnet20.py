@@ -189,13 +189,14 @@ def markdown(found) -> str:
             "normalised curvature", "flags raised"]
     lines = []
     for name, of in found["results"].items():
-        raised = {flag for at in found["flags"].get(name, {}).values() for flag, f in at.items() if f["raised"]}
+        judged = found["flags"].get(name, {}).values()
+        raised = sorted({report.words(flag) for at in judged for flag, f in at.items() if f["raised"]})
         less = [of.get(m, {}).get("less than plain") for m in budgets]
         lines.append([report.words(name), _shown(of, "accuracy", 3), *(_shown(of, m, 2, counted=True) for m in budgets),
                       *(f"{100 * v['value']:.0f} % ({100 * v['low']:.0f} to {100 * v['high']:.0f})" if v else ""
                         for v in less),
                       _shown(of, "spectral_norm", 1), _shown(of, "normalised_curvature", 2),
-                      ", ".join(map(report.words, sorted(raised))) or "none"])
+                      ", ".join(raised) or "none" * bool(judged)])
     return report.markdown(head, lines)
 
 
