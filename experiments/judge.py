@@ -129,7 +129,7 @@ def summarised(config, images, found):
     for epsilon, arrays in found.items():
         changes = {name.removeprefix("change_"): v for name, v in arrays.items() if name.startswith("change_")}
         rows[epsilon] = report.summary({"change": robustness.largest(arrays), **changes}, config.seed)
-        flags[epsilon] = robustness.flags_of(images, arrays)._asdict()
+        flags[epsilon] = robustness.flags_of(images, arrays)
     return rows, flags
 
 

@@ -62,7 +62,7 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
     blind = attack.random_search(e, epsilon=epsilons[-1], steps=2 * STEPS * restarts, restarts=1)
     seen = batches.in_batches(partial(attacked, blind), len(x), batch)
     whole = (of._replace(by_restart=of.by_restart.T) for of in (changed, seen))
-    return found, attack.flags(*whole)._asdict()
+    return found, looked_for(attack.flags(*whole))
 
 
 def surrogate_of(act):
@@ -77,6 +77,7 @@ READING = {  # what a raised flag means, and what to do
                           "missed",
     "restarts_help": "later restarts found {:.0%} of the change: raise --restarts or --steps",
     "surrogate_only": "the smooth surrogate's map changed by {:.0%} more than the network's own",
+    "budget_helps": "a longer search found {:.0%} of the change: raise --steps or --restarts",
     "random_maps": "noise of a hundredth of epsilon makes {:.0%} of the change: the map says little in the first place",
 }
 
@@ -127,7 +128,12 @@ def largest(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.max([v for name, v in arrays.items() if name.startswith("change_")], axis=0)
 
 
-def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> attack.Flags:
+def looked_for(flags: attack.Flags) -> dict[str, attack.Flag]:
+    """The flags by name, without that of budgets where no longer search was made."""
+    return {name: flag for name, flag in flags._asdict().items() if not np.isnan(flag.value)}
+
+
+def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[str, attack.Flag]:
     """`attack.flags` of the arrays of `searches`: the ascent's, beside the searches that do not see the gradient."""
     clean = objectives.View(images, arrays["map_original"], arrays["logits_original"])
 
@@ -136,5 +142,5 @@ def flags_of(images: np.ndarray, arrays: dict[str, np.ndarray]) -> attack.Flags:
         return attack.Changed(*of, clean, arrays[f"change_{name}"], arrays["by_restart"].T, arrays["under_surrogate"],
                               arrays["zero_gradient"], arrays["by_noise"], 0)
 
-    return attack.flags(changed("ascent"), *(changed(name) for name in SEARCHES if name != "ascent"
-                                             and f"change_{name}" in arrays))
+    return looked_for(attack.flags(changed("ascent"), *(
+        changed(name) for name in SEARCHES if name != "ascent" and f"change_{name}" in arrays)))

@@ -5,20 +5,23 @@
 
 ResNet-20 on CIFAR-10 (accuracy 0.917). Every relu becomes a softplus of beta = kappa / s, s the standard deviation of
 that activation's inputs over 32 training images, and the network learns for --base-steps to live with it ("softplus").
-From there each smooth defence of FAMILY goes on for --steps, and so does "longer", the control without a penalty; the
-others go on from the relu network. Each is judged on the first --count test images: the largest change of the gradient
-map, 1 - Pearson correlation, within each of --epsilons, by `attack.largest_change` and a search that sees no gradient,
-with the flags of `attack.flags`; the curvature of the predicted class's logit on the first --curved; the accuracy on
-the whole test split. "untrained" is the softplus network before any training, "plain" the relu network as it is.
+From there each smooth defence of FAMILY goes on for --steps, or some times as many where a step is cheap, and so does
+"longer", the control without a penalty; the others go on from the relu network.
+Each is judged on the first --count test images: the largest change of the gradient map, 1 - Pearson correlation, within
+each of --epsilons, by `attack.largest_change` and a search that sees no gradient, with the flags of `attack.flags`; the
+curvature of the predicted class's logit on the first --curved; the accuracy on the whole test split. "untrained" is the
+softplus network before any training, "plain" the relu network as it is.
 
-The run folder gets results.json after every piece that is finished (summaries with bootstrap intervals, flags, and the
-values of every image), and the weights of every network; killed, --resume goes on. What is not there yet is not in it.
+The run folder gets results.json and table.md after every piece that is finished (summaries with bootstrap intervals,
+flags, the values of every image), and the weights of every network; killed, --resume goes on. A median says how many
+images are behind it; one within another budget, or of fewer images, is compared with the plain network's on the same.
+
+Run time: about an hour on 2 idle cores.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -28,8 +31,7 @@ import optax
 from jax.tree_util import Partial
 from rich.console import Console
 
-import train as training
-from common import files, inputs, program, report, robustness, runs, user_model
+from common import files, inputs, program, report, robustness, runs, training_data, user_model
 from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth, train
 
 NAME, GRADIENT = "cifar10_resnet20", explain.gradient()
@@ -39,7 +41,8 @@ PART = 25  # images of a piece
 class Member(NamedTuple):
     """terms(epsilon, teacher): of train.training_loss;  smooth: from the softplus network, else from the relu one;
 
-    longer: how many times --steps it learns, where a step is cheap.
+    longer: how many times --steps it learns, where a step is cheap;  frozen: whether BatchNorm keeps its statistics,
+    as it must beside a penalty (see `fitted`); such a network learns at --learning-rate, others at that of the base.
     """
 
     terms: Callable[[float, Any], tuple] = lambda epsilon, teacher: ()
@@ -47,6 +50,7 @@ class Member(NamedTuple):
     label_weight: float = 1.0
     decay: float = 0.0
     longer: int = 1
+    frozen: bool = True
 
 
 def _ascent(epsilon):
@@ -55,29 +59,32 @@ def _ascent(epsilon):
 
 _CAM = explain.cam("features")
 FAMILY = {
-    "longer": Member(longer=5),
-    "smooth_adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), longer=5),
+    "longer": Member(longer=4, frozen=False),
+    "smooth_adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), longer=4,
+                                 frozen=False),
     "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
     "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
     "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
     "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
                    label_weight=0.0),
-    "weight_decay": Member(smooth=False, decay=0.1, longer=5),
+    "weight_decay": Member(smooth=False, decay=0.1, longer=4, frozen=False),
     "adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), smooth=False,
-                          longer=5),
+                          longer=4, frozen=False),
     "trades": Member(lambda epsilon, teacher: ((6.0, defend.trades(_ascent(epsilon))),), smooth=False),
     "int": Member(lambda epsilon, teacher: ((0.01, defend.interpretability(_ascent(epsilon), _CAM)),), smooth=False),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runs.SeededRun):
     """The family of one network."""
 
     names: Annotated[tuple[str, ...], runs.choices("The trainings that go on", FAMILY)] = (
-        "hessian", "smooth_adversarial", "longer", "gradient_alignment", "cure", "atex", "adversarial")
+        "gradient_alignment", "smooth_adversarial", "cure", "hessian", "atex", "longer", "adversarial")
     kappa: float = 1.0
     """Sharpness of softplus, relative to the spread of each activation's inputs."""
+    base_images: int = 10_000
+    """Number of images that the softplus network learns on first, the first ones of the training split."""
     base_steps: int = 200
     """Number of training steps of the softplus network."""
     steps: int = 40
@@ -86,8 +93,8 @@ class Config:
     """Number of images of a training step."""
     base_learning_rate: float = 1e-3
     """Learning rate of the softplus network's first step, decayed to 0 by a cosine."""
-    learning_rate: float = 5e-4
-    """Learning rate of the first step of what goes on from it, decayed to 0 by a cosine."""
+    learning_rate: float = 1e-4
+    """Learning rate of the first step of what goes on from it with a penalty, decayed to 0 by a cosine."""
     epsilons: tuple[float, ...] = (2, 1, 4)
     """Largest changes of any channel of a pixel, in 255ths; defences train for the first."""
     count: int = 200
@@ -98,12 +105,6 @@ class Config:
     """Number of steps of the attack from each start."""
     restarts: int = 2
     """Number of random starts of the attack, at least 2."""
-    seed: int = 0
-    """Seed of everything random."""
-    out: Path | None = None
-    """The run folder; default: runs/resnet20-<time>."""
-    resume: bool = False
-    """Go on with the run in --out."""
     quick: bool = False
     """Random images, a few steps, one defence: does everything run?"""
 
@@ -121,12 +122,17 @@ def networks(config, images) -> tuple[models.Pretrained, models.Pretrained, np.n
 
 
 def fitted(network, member, config, steps, rate, images, labels, file, console) -> models.Pretrained:
-    """The network trained, read from `file` if it was before; checkpoints lie beside it."""
+    """The network trained, read from `file` if it was before; checkpoints lie beside it.
+
+    Beside a penalty BatchNorm keeps its statistics: the penalty sees those, the cross entropy of a batch others, and
+    the one would flatten what the other does not use.
+    """
     if file.exists():
         return user_model.with_weights(network, file)
     schedule = optax.cosine_decay_schedule(rate, steps)
     optimizer = optax.adamw(schedule, weight_decay=member.decay) if member.decay else optax.adam(schedule)
-    start, folder = train.begin(network.params, network.state, optimizer, seed=config.seed), file.with_suffix(".steps")
+    net, state = (train.frozen(network.net, network.state), {}) if member.frozen else (network.net, network.state)
+    start, folder = train.begin(network.params, state, optimizer, seed=config.seed), file.with_suffix(".steps")
     if checkpoint.latest_step(folder) is not None:
         start = checkpoint.load_step(folder, like=start)
 
@@ -140,9 +146,9 @@ def fitted(network, member, config, steps, rate, images, labels, file, console) 
     fit = train.fit(optimizer, terms=member.terms(config.epsilons[0] / 255, network.model), batch=config.batch,
                     label_weight=member.label_weight, steps=steps, every=min(20, steps),
                     scale=lambda step: jnp.minimum(1.0, 2 * step / steps) if member.label_weight else 1.0)
-    done = fit(network.net, start, images, labels, callback=show, keep=keep)
+    done = fit(net, start, images, labels, callback=show, keep=keep)
     with program.WHOLE:
-        models.save_tensors(user_model.tensors(done.params, done.state), file)
+        models.save_tensors(user_model.tensors(done.params, network.state if member.frozen else done.state), file)
     return user_model.with_weights(network, file)
 
 
@@ -163,9 +169,9 @@ def accuracy(network, images, labels):
 
 
 def row(parts, seed):
-    """Summaries of {measure: Float[n]} with the values of each image."""
-    return {m: s | {"values": [float(f"{v:.5g}") for v in parts[m]]}
-            for m, s in report.summary(parts, seed, mean=("accuracy",)).items()}
+    """Summaries of {measure: Float[n]} with the values of each image, but for the accuracy."""
+    values = {m: {"values": [float(f"{v:.5g}") for v in of]} for m, of in parts.items() if m != "accuracy"}
+    return {m: s | values.get(m, {}) for m, s in report.summary(parts, seed, mean=("accuracy",)).items()}
 
 
 def compared(values, plain, seed):
@@ -173,6 +179,36 @@ def compared(values, plain, seed):
     n = min(len(values), len(plain))
     ratio = lambda i, axis: 1 - np.median(values[np.intp(i)], axis) / np.median(plain[np.intp(i)], axis)
     return metrics.bootstrap_interval(np.arange(n), key=jax.random.key(seed), statistic=ratio)._asdict()
+
+
+def markdown(found) -> str:
+    """The table of results.json: a line for each network, the number of images behind each median."""
+    budgets = sorted({m for of in found["results"].values() for m in of if m.startswith("map_change")}, key=_budget)
+    head = ["network", "accuracy", *(f"change within {m.partition('@')[2]}" for m in budgets),
+            *(f"less than plain within {m.partition('@')[2]}" for m in budgets), "spectral norm of the Hessian",
+            "normalised curvature", "flags raised"]
+    lines = []
+    for name, of in found["results"].items():
+        judged = found["flags"].get(name, {}).values()
+        raised = sorted({report.words(flag) for at in judged for flag, f in at.items() if f["raised"]})
+        less = [of.get(m, {}).get("less than plain") for m in budgets]
+        lines.append([report.words(name), _shown(of, "accuracy", 3), *(_shown(of, m, 2, counted=True) for m in budgets),
+                      *(f"{100 * v['value']:.0f} % ({100 * v['low']:.0f} to {100 * v['high']:.0f})" if v else ""
+                        for v in less),
+                      _shown(of, "spectral_norm", 1), _shown(of, "normalised_curvature", 2),
+                      ", ".join(raised) or "none" * bool(judged)])
+    return report.markdown(head, lines)
+
+
+def _budget(measure):
+    return float(measure.partition("@")[2].removesuffix("/255"))
+
+
+def _shown(of, measure, digits, counted=False):
+    """A summary with the number of its images, if wanted; nothing where it was not measured."""
+    if measure not in of:
+        return ""
+    return report.interval(of[measure], digits) + f", {of[measure]['count']} images" * counted
 
 
 class Study:
@@ -196,10 +232,11 @@ class Study:
         rows = {name: row(parts, self.config.seed) for name, parts in self.values.items()}
         for name, measures in rows.items():
             for m, of in measures.items():
-                if m.startswith("map_change") and m in self.values["plain"]:
+                if name != "plain" and m.startswith("map_change") and m in self.values["plain"]:
                     of["less than plain"] = compared(self.values[name][m], self.values["plain"][m], self.config.seed)
-        files.write_json(self.out / "results.json", {
-            "config": self.settings, **runs.environment(), **self.about, "results": rows, "flags": self.flags})
+        found = {"config": self.settings, **runs.environment(), **self.about, "results": rows, "flags": self.flags}
+        files.write_json(self.out / "results.json", found)
+        files.write_text(self.out / "table.md", markdown(found))
 
 
 def main(config: Config) -> None:
@@ -223,7 +260,7 @@ def main(config: Config) -> None:
         pieces = [study.part(f"{name}-{epsilon:g}", i, partial(search, i)) for i in range(0, count, PART)]
         found = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
         study.flags.setdefault(name, {})[f"{epsilon:g}"] = {
-            k: f._asdict() for k, f in robustness.flags_of(images, found)._asdict().items()}
+            k: f._asdict() for k, f in robustness.flags_of(images, found).items()}
         study.add(name, {f"map_change@{epsilon:g}/255": found["change_ascent"],
                          f"by_random_search@{epsilon:g}/255": found["change_random"]})
         console.print(f"{name} within {epsilon:g}/255, {count} images: {np.median(found['change_ascent']):.3f}")
@@ -236,19 +273,21 @@ def main(config: Config) -> None:
         study.add(name, found)
         console.print(f"{name}: accuracy {found['accuracy'].mean():.4f}")
 
-    def learn(name, member, start, steps, rate):
-        known[name] = fitted(start, member, config, steps, rate, images, labels, out / f"{name}.safetensors", console)
+    def learn(name, member, start, steps, rate, count):
+        known[name] = fitted(start, member, config, steps, rate, images[:count], labels[:count],
+                             out / f"{name}.safetensors", console)
         measure(name)
         judge(name, config.epsilons[0], min(PART, config.count))
 
     judge("plain", config.epsilons[0], min(PART, config.count))
     measure("plain")
     measure("untrained")
-    learn("softplus", Member(), soft, config.base_steps, config.base_learning_rate)
+    learn("softplus", Member(frozen=False), soft, config.base_steps, config.base_learning_rate, config.base_images)
     for name in config.names:
         member = FAMILY[name]
-        learn(name, member, known["softplus" if member.smooth else "plain"], member.longer * config.steps,
-              config.learning_rate)
+        rate = config.learning_rate if member.frozen else config.base_learning_rate
+        learn(name, member, known["softplus" if member.smooth else "plain"], member.longer * config.steps, rate,
+              len(images))
     for epsilon in config.epsilons:
         for count in range(PART, config.count + PART, PART):
             for name in known:
@@ -258,10 +297,8 @@ def main(config: Config) -> None:
 def read(config):
     """(training images, labels, test images, labels)."""
     if config.quick:
-        return training.stand_ins((32, 32, 3), 10)
-    steps = max(config.base_steps, 5 * config.steps)
-    images, labels = data.load_dataset("cifar10", "train", limit=min(50_000, steps * config.batch))
-    return images, labels, *data.load_dataset("cifar10", "test")
+        return training_data.stand_ins((32, 32, 3), 10)[:4]
+    return *data.load_dataset("cifar10", "train"), *data.load_dataset("cifar10", "test")
 
 
 def checked(config):
@@ -270,8 +307,8 @@ def checked(config):
         config = dataclasses.replace(config, names=config.names[:1], base_steps=2, steps=2, batch=16, count=4, curved=2,
                                      ascent=2, epsilons=config.epsilons[:1])
     runs.check_known("training", config.names, FAMILY)
-    runs.check_positive(config, "kappa", "base_steps", "steps", "batch", "base_learning_rate", "learning_rate",
-                        "epsilons", "count", "curved", "ascent")
+    runs.check_positive(config, "kappa", "base_images", "base_steps", "steps", "batch", "base_learning_rate",
+                        "learning_rate", "epsilons", "count", "curved", "ascent")
     if config.restarts < 2:
         raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
     return config
