@@ -178,6 +178,14 @@ def test_full_derivatives_of_a_layer_norm_cancel_and_a_stopped_deviation_conserv
     np.testing.assert_allclose(explain.attnlrp()(norm, x, direction).sum(), norm(x) @ direction)
 
 
+def test_z_plus_shares_of_attention_are_not_negative():
+    """What attention weights sum is a sum to `sums=`: each gets a share of the logit, none negative under z+."""
+    f = lambda x: (jax.nn.softmax(x @ x.T) @ x).sum(0)
+    share = lambda e: e(f, x, 1) / f(x)[1]
+    assert share(explain.lrp(sums=explain.z_plus())).min() >= -1e-12
+    assert share(explain.lrp()).min() < -1e-3
+
+
 def test_lrp_on_attention_shares_by_its_option():
     f = lambda x: plain(*heads(x)).sum(0)
     exact = {"dense": explain.epsilon(0.0), "sums": explain.epsilon(0.0)}

@@ -124,3 +124,12 @@ def test_an_attack_step_costs_what_the_products_of_two_values_cost(e):
     forward = flops(f)
     assert flops(jax.grad(loss)) <= 1.05 * (4 + 5 * share) * forward
     assert flops(lambda x: e(f, x, 1)) <= 1.05 * (2 + share) * forward
+
+
+def test_rules_are_the_innermost_derivative_only():
+    """What leads to the weights is differentiated truly, though relevance is taken at the weights alone."""
+    *_, f = network("plain", loop="plain")
+    value = jax.jit(lambda x: jnp.sum(explain.transformer_attribution()(f, x, 1) ** 2))
+    v = rng.normal(size=x.shape)
+    difference = (value(x + 1e-5 * v) - value(x - 1e-5 * v)) / 2e-5
+    np.testing.assert_allclose(jnp.sum(jax.jit(jax.grad(value))(x) * v), difference, rtol=1e-5)

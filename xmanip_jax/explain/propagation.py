@@ -78,8 +78,8 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
     Args:
       conv: rule of convolutions, default z_plus();  dense: of dense layers, default epsilon().
       first: rule of the linear layers that no other precedes; default that of their kind.
-      sums: rule of additions, sums and average pools, as linear layers of equal weights: epsilon() splits
-        in proportion to the summands (the default), z_plus() in proportion to their positive parts.
+      sums: rule of additions, sums and average pools, as linear layers of equal weights, and of what attention weights
+        sum: epsilon() splits in proportion to the summands (the default), z_plus() in proportion to positive parts.
       max_pool: "winner" (the first largest takes all), or "proportional": as a sum over the window.
       products: "signal": attention weights are gates, and what they weight gets all, as in CP-LRP (Ali et al. 2022);
         "halves": they get half, and pass it on through their softmax to queries and keys (Achtibat et al. 2024).
@@ -118,7 +118,7 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
         if kind in ("activation", "elementwise", "statistic", "custom") and sum(operation.carried) == 1:
             return functools.partial(passed, operation)
         if kind in ("matmul", "product") or (kind == "quotient" and operation.signal is not None):
-            return Product(operation, products == "halves")
+            return Product(operation, products == "halves", sums=sums)
         if kind == "softmax":
             return functools.partial(softmax_rule, operation)
         if kind == "max_pool":

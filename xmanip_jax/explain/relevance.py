@@ -80,11 +80,12 @@ def passed(operation, relevance, result, *operands):
 class Product:
     """All relevance to the signal, none to what gates or scales it; half to each if both count.
 
-    halves: attention weights count, as values do. Of a matrix product each gets in proportion to its terms.
+    halves: attention weights count, as values do. Of a matrix product each gets in proportion to its terms, but a
+    signal alone by the rule of sums, as the input of a linear layer whose weights are the attention weights.
     """
 
-    def __init__(self, operation, halves=False, stabilizer=1e-8):
-        self.operation, self.stabilizer = operation, stabilizer
+    def __init__(self, operation, halves=False, stabilizer=1e-8, sums=None):
+        self.operation, self.stabilizer, self.sums = operation, stabilizer, sums
         self.signal = None if halves and operation.beside == "softmax" else operation.signal
         self.places = [k for k, c in enumerate(operation.carried) if c]
         self.passes = tuple(self.signal in (None, k) for k in self.places)
@@ -93,7 +94,16 @@ class Product:
         relevance = relevance / 2 if self.signal is None else relevance
         if self.operation.kind != "matmul":
             return tuple(relevance if p else None for p in self.passes)
+        if self.sums and self.signal is not None:
+            return tuple(self._weighted(relevance, result, *operands) if p else None for p in self.passes)
         return self.each(lambda k, g: operands[k] * g, ratio(relevance, result, self.stabilizer), operands)
+
+    def _weighted(self, relevance, result, *operands):
+        k = self.signal
+        apply = lambda x, w: self.operation.apply(*((x, w) if k == 0 else (w, x)))
+        layer = rewrite.LinearLayer(operands[k], operands[1 - k], jnp.zeros((), result.dtype), result, apply,
+                                    self.operation.nonnegative)
+        return self.sums(relevance, layer)
 
     def each(self, of, cotangent, operands):
         """Of each carried operand that counts, `of` its place and JAX's own derivative there; None of the others."""

@@ -132,9 +132,11 @@ def transformer_attribution(*, grid: Grid = None, class_tokens: int | None = Non
     def core(f, x, target, *, key=None):
         f, blocks = _rolled(f, x)
         gradients, _, logits = _gradients(f, x, target, blocks)
-        relevance = jax.vjp(lambda deltas: rewrite.attention_weights(f, _chefer)(x, deltas)[0], _zeros(blocks, x))[1]
+        # In x, too: rules are the innermost derivative, of all that depends on x, and no outer one may meet them.
+        run = lambda x, deltas: rewrite.attention_weights(f, _chefer)(x, deltas)[0]
+        relevance = jax.vjp(run, x, _zeros(blocks, x))[1]
         direction = jax.grad(lambda scores: select(scores, target))(logits)
-        shares = [jnp.maximum(r * g, 0).mean(0) for r, g in zip(relevance(direction)[0], gradients, strict=True)]
+        shares = [jnp.maximum(r * g, 0).mean(0) for r, g in zip(relevance(direction)[1], gradients, strict=True)]
         return _rolled_out(lambda r, e: r + r @ e, shares, x, grid, class_tokens, rows), logits
 
     return explanation(core)

@@ -57,7 +57,8 @@ def attention_weights(f: Model, choose: Callable[[Operation], Any] = lambda oper
     """`g(x, deltas=None) -> (f(x), [Float[heads, queries, keys] of each attention block])`.
 
     deltas: arrays of these shapes that are added to the weights: at 0, d logit / d deltas is the gradient at the
-    weights. choose: as in `propagate`; the cotangent of a delta is then the relevance of the weights. Loops of a fixed
+    weights. choose: as in `propagate`; the cotangent of a delta is then the relevance of the weights, if x and deltas
+    are differentiated together (what depends on x alone would keep its rules for the next derivative). Loops of a fixed
     length are written out, and remat is opened.
 
     Raises UnsupportedPrimitiveError for a block in a branch or a while loop, and what `choose` refuses.
