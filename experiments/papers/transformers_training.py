@@ -1,0 +1,165 @@
+"""Networks with attention for the zoo: a vision transformer on MNIST, a compact convolutional one on CIFAR-10.
+
+    python experiments/reproduce.py transformers_training --network mnist_vit --out runs/mnist_vit
+    python experiments/reproduce.py transformers_training --network cifar10_cct --out runs/cifar10_cct --resume
+    python experiments/reproduce.py zoo --transformer runs/mnist_vit      # copies the network, writes its card
+    python experiments/reproduce.py transformers_training --quick         # without data: does everything run?
+
+mnist_vit: patches of 4 x 4, width 64, 4 blocks of 4 heads; shifts by up to 2 pixels. cifar10_cct: CCT-2/3x2 (Hassani et
+al. 2021); shifts by up to 4 pixels, mirrored. AdamW, a linear warm-up, a cosine to 0. Judged on the test split as
+train.py judges, by its accuracy and under attacks.
+
+The run folder gets log.csv, weights.safetensors, results.json, arrays.npz (a value for each judged image) and
+checkpoints/; killed, --resume goes on, to the same bits.
+"""
+
+import csv
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+from rich.console import Console
+
+from common import batches, files, program, report, robustness, runs, zoo
+from xmanip_jax import checkpoint, data, models, smooth, train
+
+
+class Recipe(NamedTuple):
+    """shift, mirror: of `moved`;  epochs, learning_rate: unless asked otherwise;  epsilons: of the judging attacks;
+
+    surrogate: of `robustness.judged`.
+    """
+
+    shift: int
+    mirror: bool
+    epochs: int
+    learning_rate: float
+    epsilons: tuple[float, ...]
+    surrogate: object
+
+
+RECIPES = {
+    "mnist_vit": Recipe(2, False, 7, 2e-3, (0.05, 0.1), smooth.none()),
+    "cifar10_cct": Recipe(4, True, 30, 1e-3, (0.01, 0.03), None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One network."""
+
+    network: Annotated[str, runs.choices("The network", RECIPES)] = "mnist_vit"
+    train_images: int | None = None
+    """Number of images to train on, the first ones of the training split; default: all."""
+    epochs: int | None = None
+    """Number of passes over the training images; default: the network's own."""
+    batch: int = 100
+    """Number of images of a training step."""
+    learning_rate: float | None = None
+    """Learning rate after the warm-up, decayed to 0 by a cosine; default: the network's own."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW."""
+    count: int = 100
+    """Number of test images that are attacked."""
+    restarts: int = 2
+    """Number of random starts of each attack, at least 2."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: Path | None = None
+    """The run folder; default: runs/<network>-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    quick: bool = False
+    """Random images, a few steps: does everything run?"""
+
+
+def read(config):
+    """(training images, labels, test images, labels)."""
+    if config.quick:
+        random = np.random.default_rng(config.seed)
+        images = random.uniform(size=(32, *zoo.TRANSFORMERS[config.network].input_shape)).astype(np.float32)
+        labels = random.integers(0, 10, 32)
+        return images, labels, images[:4], labels[:4]
+    dataset = config.network.partition("_")[0]
+    return *data.load_dataset(dataset, "train", limit=config.train_images), *data.load_dataset(dataset, "test")
+
+
+def moved(shift, mirror, random, images):
+    """Each image moved by up to `shift` pixels along both axes, into 0, and with `mirror` one in two turned round."""
+    (n, h, w, _), widths = images.shape, ((0, 0), (shift, shift), (shift, shift), (0, 0))
+    places = random.integers(0, 2 * shift + 1, (n, 2))
+    shifted = np.stack([x[i:i + h, j:j + w] for x, (i, j) in zip(np.pad(images, widths), places, strict=True)])
+    flip = mirror & (random.random(n) < 0.5)
+    return np.where(flip[:, None, None, None], shifted[:, :, ::-1], shifted)
+
+
+def trained(config, out, console, images, labels):
+    """The module with its trained weights."""
+    spec, recipe = zoo.TRANSFORMERS[config.network], RECIPES[config.network]
+    module = spec.build(rngs=nnx.Rngs(config.seed))
+    net, params, state = models.functional(module)
+    steps = config.epochs * (len(images) // config.batch)
+    rate = optax.warmup_cosine_decay_schedule(0, config.learning_rate, steps // 10, steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=config.weight_decay))
+    folder, begun = out / "checkpoints", train.begin(params, state, optimizer, seed=config.seed)
+    start = checkpoint.load_step(folder, like=begun) if checkpoint.latest_step(folder) is not None else begun
+    fit = train.fit(optimizer, batch=config.batch, steps=steps, every=min(100, steps), preprocess=spec.preprocess,
+                    augment=partial(moved, recipe.shift, recipe.mirror))
+    with open(out / "log.csv", "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
+        log, task = csv.writer(file), bar.add_task(config.network, total=steps, status="", completed=int(start.step))
+
+        def show(step, numbers):
+            if not file.tell():
+                log.writerow(["step", *numbers])
+            log.writerow([step, *numbers.values()])
+            file.flush()
+            bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+        def keep(training):
+            with program.WHOLE:
+                checkpoint.save_step(folder, int(training.step), training)
+
+        training = fit(net, start, images, labels, callback=show, keep=keep)
+    nnx.update(module, training.params, training.state)
+    return module
+
+
+def main(config: Config) -> None:
+    console = Console()
+    runs.check_known("network", config.network, RECIPES)
+    recipe, spec = RECIPES[config.network], zoo.TRANSFORMERS[config.network]
+    config = dataclasses.replace(config, epochs=config.epochs or recipe.epochs,
+                                 learning_rate=config.learning_rate or recipe.learning_rate)
+    if config.quick:
+        config = dataclasses.replace(config, epochs=1, batch=16, count=2)
+    runs.check_positive(config, "train_images", "epochs", "batch", "learning_rate", "count")
+    out, settings = runs.begin(config.network, config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    images, labels, *test = read(config)
+    runs.same_inputs(out, {"the training images": (images, labels), "the test images": tuple(test)})
+    module = trained(config, out, console, images, labels)
+    with program.WHOLE:
+        models.save_weights(module, out / "weights.safetensors")
+    net, *weights = models.functional(module)
+    model = Partial(partial(_of_pixels, net, spec.preprocess), *weights)
+    values, flags = robustness.judged(model, *test, epsilons=recipe.epsilons, count=config.count,
+                                      restarts=config.restarts, seed=config.seed, surrogate=recipe.surrogate)
+    files.write_arrays(out / "arrays.npz", values)
+    rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+                                           "flags": {name: flag._asdict() for name, flag in flags.items()}})
+    for name, row in rows.items():
+        console.print(f"{name:26} {row['value']:.4f}  ({row['low']:.4f} to {row['high']:.4f})")
+
+
+def _of_pixels(net, preprocess, params, state, pixels):
+    return net.apply(params, state, preprocess(pixels))
+
+
+def run(arguments=None) -> None:
+    runs.command("transformers_training", Config, main, __doc__, arguments)
