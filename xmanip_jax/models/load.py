@@ -17,12 +17,15 @@ from ..arguments import check_one
 from .cct import CCT
 from .cifar_resnet import CifarResNet
 from .class_names import CIFAR10, IMAGENET, MNIST
+from .convnext import ConvNeXt
 from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
+from .mobilenet import MobileNetV3
 from .net import Net, abstract, functional
 from .resnet import ResNet
 from .small_cnn import SmallCNN
 from .squeezenet import SqueezeNet
+from .swin import Swin
 from .vgg import VGG16, VGG19
 from .vit import ViT
 from .weights import load_weights
@@ -117,6 +120,12 @@ NETWORKS: Mapping[str, Network] = {
     "vit_b_16": Network(ViT, 224, 3, IMAGENET, **_IMAGENET, file="networks/vit_b_16.safetensors"),
     "deit_tiny": Network(partial(ViT, width=192, heads=3, mlp=768), 224, 3, IMAGENET, **_IMAGENET,
                          file="networks/deit_tiny_patch16_224.safetensors"),
+    "convnext_tiny": Network(ConvNeXt, 224, 3, IMAGENET, **_IMAGENET, file="networks/convnext_tiny.safetensors"),
+    "swin_t": Network(Swin, 224, 3, IMAGENET, **_IMAGENET, file="networks/swin_t.safetensors"),
+    "mobilenet_v3_large": Network(MobileNetV3, 224, 3, IMAGENET, **_IMAGENET,
+                                  file="networks/mobilenet_v3_large.safetensors"),
+    "mobilenet_v3_small": Network(partial(MobileNetV3, blocks="small"), 224, 3, IMAGENET, **_IMAGENET,
+                                  file="networks/mobilenet_v3_small.safetensors"),
     "cct_2_3x2_32": Network(CCT, 32, 3, CIFAR10, **_CIFAR, file="networks/cct_2_3x2_32.safetensors"),
     "cct_7_3x1_32": Network(partial(CCT, convolutions=1, depth=7, width=256, heads=4, mlp=512), 32, 3, CIFAR10,
                             **_CIFAR, file="networks/cct_7_3x1_32.safetensors"),
