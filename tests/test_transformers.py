@@ -5,17 +5,13 @@ import pathlib
 from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from oracles.make_model_oracles import seeded_images, seeded_weight
 from oracles.make_transformer_oracles import SMALL
-from xmanip_jax import models
-from xmanip_jax.models import CCT, NETWORKS, ConvNeXt, MobileNetV3, Swin, ViT, functional, load_weights
+from xmanip_jax.models import CCT, ConvNeXt, MobileNetV3, Swin, ViT, functional, load_weights
 from xmanip_jax.models.net import abstract
-from xmanip_jax.models.weights import WeightsError, weight_shapes
 
 ORACLES = np.load(pathlib.Path(__file__).parent / "oracles/transformers.npz")
 SHAPES = {name: {n: tuple(s) for n, s in shapes.items()} for name, shapes in json.loads(str(ORACLES["shapes"])).items()}

@@ -12,6 +12,7 @@ import json
 import pathlib
 
 import numpy as np
+
 from oracles.make_model_oracles import seeded_images, seeded_weight
 
 # name -> (shape of the images with batch, options of the network of xmanip_jax)
