@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent.parent.parent / "zoo"
 
 # The networks with attention, of which a card says no defence: of pixels, preprocessed as their specification says.
 TRANSFORMERS = {
-    "mnist_vit": Network(partial(models.ViT, image_size=28, patch_size=4, width=48, depth=3, heads=3, mlp=96,
+    "mnist_vit": Network(partial(models.ViT, image_size=28, patch_size=7, width=64, depth=4, heads=4, mlp=128,
                                  num_classes=10, channels=1), 28, 1, models.NETWORKS["small_cnn"].classes, (1.0,),
                          (0.0,), "mnist_vit.safetensors"),
     "cifar10_cct": models.NETWORKS["cct_2_3x2_32"],
