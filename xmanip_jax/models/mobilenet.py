@@ -1,7 +1,7 @@
 """MobileNetV3 (Howard et al. 2019), in the layout of torchvision's MobileNetV3."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -15,18 +15,17 @@ __all__ = ["Inverted", "MobileNetV3"]
 
 
 class Inverted(NamedTuple):
-    """A block: side of its kernel, expanded channels, output channels, squeeze-and-excitation, activation, stride."""
+    """A block: side of its kernel, expanded channels, output channels, whether it is gated, name in jax.nn, stride."""
 
     kernel: int
     wide: int
     out: int
     gated: bool
-    act: Literal["relu", "hard_swish"]
+    act: str
     stride: int
 
 
-_R: Literal["relu"] = "relu"
-_H: Literal["hard_swish"] = "hard_swish"
+_R, _H = "relu", "hard_swish"
 _BLOCKS = {
     "large": ((3, 16, 16, 0, _R, 1), (3, 64, 24, 0, _R, 2), (3, 72, 24, 0, _R, 1), (5, 72, 40, 1, _R, 2),
               (5, 120, 40, 1, _R, 1), (5, 120, 40, 1, _R, 1), (3, 240, 80, 0, _H, 2), (3, 200, 80, 0, _H, 1),
@@ -47,10 +46,14 @@ class MobileNetV3(nnx.Module):
     Args:
       blocks: "large", "small", or the inverted residuals themselves;  last: width of the last hidden layer, by default
         that of the paper's;  act: in the place of relu and hard_swish; gates keep their hard sigmoid.
+
+    Raises ValueError for another name.
     """
 
-    def __init__(self, *, blocks: Literal["large", "small"] | Sequence[Inverted] = "large", last: int | None = None,
+    def __init__(self, *, blocks: str | Sequence[Inverted] = "large", last: int | None = None,
                  num_classes: int = 1000, act: Act | None = None, rngs: nnx.Rngs) -> None:
+        if isinstance(blocks, str) and blocks not in _BLOCKS:
+            raise ValueError(f"blocks is one of {', '.join(_BLOCKS)}, or the inverted residuals, got {blocks!r}")
         last = last or (_LAST[blocks] if isinstance(blocks, str) else 1280)
         rows = [Inverted(*row) for row in (_BLOCKS[blocks] if isinstance(blocks, str) else blocks)]
         self.act = act or jax.nn.hard_swish

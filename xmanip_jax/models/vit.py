@@ -23,7 +23,8 @@ class ViT(nnx.Module):
 
     Args:
       image_size, patch_size: sides in pixels;  width: of a token;  depth: number of blocks;  mlp: width of the hidden
-        layer;  act: of the hidden layers;  attend: see `explicit_attention`, or `dot_product_attention`.
+        layer;  act: of the hidden layers;  attend: see `explicit_attention`, or `dot_product_attention`;  remat: keep
+        only what enters a block for the backward pass, and compute it again (docs/howto/vision-transformers.md).
 
     Raises ValueError for patches that do not fill the image, and images of another size.
     """
@@ -38,10 +39,10 @@ class ViT(nnx.Module):
 
     def __init__(self, *, image_size: int = 224, patch_size: int = 16, width: int = 768, depth: int = 12,
                  heads: int = 12, mlp: int = 3072, num_classes: int = 1000, channels: int = 3, act: Act = gelu,
-                 attend: Attend = explicit_attention, rngs: nnx.Rngs) -> None:
+                 attend: Attend = explicit_attention, remat: bool = False, rngs: nnx.Rngs) -> None:
         if image_size % patch_size:
             raise ValueError(f"patches of {patch_size} do not fill an image of {image_size}")
-        self.image_size, count = image_size, (image_size // patch_size) ** 2
+        self.image_size, self.remat, count = image_size, remat, (image_size // patch_size) ** 2
         small = nnx.initializers.normal(0.02)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width)))
         self.conv_proj = nnx.Conv(channels, width, (patch_size, patch_size), patch_size, padding="VALID", rngs=rngs)
@@ -59,8 +60,9 @@ class ViT(nnx.Module):
         x = tokens(self.conv_proj(x))
         token = jnp.broadcast_to(self.class_token[0], (*x.shape[:-2], 1, x.shape[-1]))
         x = jnp.concatenate([token.astype(x.dtype), x], axis=-2) + encoder.pos_embedding[0]
+        run = nnx.remat(Block.__call__, static_argnums=2) if self.remat else Block.__call__
         for i, block in enumerate(encoder.layers.values(), 1):
-            x = checkpoint_name(block(x, last=i == len(encoder.layers)), f"block{i}")
+            x = checkpoint_name(run(block, x, i == len(encoder.layers)), f"block{i}")
         return self.heads.head(encoder.ln(x)[..., 0, :])
 
 
@@ -73,7 +75,7 @@ class Block(nnx.Module):
         self.self_attention = MultiheadAttention(width, heads, attend=attend, rngs=rngs)
         self.mlp = nnx.Dict({"0": nnx.Linear(width, mlp, rngs=rngs), "3": nnx.Linear(mlp, width, rngs=rngs)})
 
-    def __call__(self, x: Array, last: bool = False) -> Array:
+    def __call__(self, x: Array, last: bool) -> Array:
         y = self.ln_1(x)
         x = x + self.self_attention(checkpoint_name(y, "features") if last else y)
         return x + self.mlp["3"](self.act(self.mlp["0"](self.ln_2(x))))

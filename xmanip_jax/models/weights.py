@@ -74,22 +74,22 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
     tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in _DERIVED}
     if tensors and all(name.startswith(_PARALLEL) for name in tensors):
         tensors = {name.removeprefix(_PARALLEL): t for name, t in tensors.items()}
-    tensors = {_renamed(name, getattr(module, "other_names", ())): t for name, t in tensors.items()}
+    names = _renamed(tensors, getattr(module, "other_names", ()))
     slots, found, problems = _slots(module), {}, []
     for slot in slots:
-        name = next((n for n in (slot.torch_name, slot.own_name) if n in tensors), None)
-        if name is None:
+        known = next((n for n in (slot.torch_name, slot.own_name) if n in names), None)
+        if known is None:
             problems.append(f"missing {slot.torch_name}")
             continue
-        tensor, is_torch = np.asarray(tensors.pop(name)), name == slot.torch_name
+        name, is_torch = names.pop(known), known == slot.torch_name
+        tensor = np.asarray(tensors[name])
         expected = slot.torch_shape if is_torch else slot.shape
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
         if bad := int(np.sum(~np.isfinite(tensor))):
             problems.append(f"{name} has {bad} of {tensor.size} values that are NaN or infinite")
-        moves = is_torch and slot.is_kernel and tensor.shape == expected
-        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if moves else tensor
-    problems += [f"unexpected {name}" for name in tensors]
+        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch and slot.is_kernel else tensor
+    problems += [f"unexpected {name}" for name in names.values()]
     if problems:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
     filled = [(slot.path, slot.variable.replace(jnp.asarray(found[slot.path], slot.variable.dtype))) for slot in slots]
@@ -168,10 +168,15 @@ def _slots(module):
     return slots
 
 
-def _renamed(name, other_names):
-    for pattern, replacement in other_names:
-        name = re.sub(pattern, replacement, name)
-    return name
+def _renamed(names, other_names):
+    """{name as the module has it: that of `names`}; what would take another's place keeps its own."""
+    found = {}
+    for name in names:
+        known = name
+        for pattern, replacement in other_names:
+            known = re.sub(pattern, replacement, known)
+        found[name if known in found or known in names else known] = name
+    return found
 
 
 def _own_axes(shape):

@@ -1,6 +1,6 @@
-"""Writes transformers.npz: logits by torchvision and timm, which tests/test_transformers.py compares to.
+"""Writes transformer_models.npz: logits by torchvision and timm, which tests/test_transformer_models.py compares to.
 
-Run with torch, torchvision and timm, in tests/:  python -m oracles.make_transformer_oracles
+Run with torch, torchvision and timm, in tests/:  python -m oracles.make_transformer_model_oracles
 (made with torch 2.13.0, torchvision 0.28.0 and timm 1.0.31 on a CPU, in float64)
 
 Small instances of their own classes, with the weights of `seeded_weight`; the names and shapes of the weights are kept
@@ -110,7 +110,7 @@ def main():
                 oracles[name] = network.eval()(images).numpy()
             else:
                 oracles[name] = network(weight, images).numpy()
-    file = pathlib.Path(__file__).with_name("transformers.npz")
+    file = pathlib.Path(__file__).with_name("transformer_models.npz")
     np.savez_compressed(file, shapes=json.dumps(shapes), **oracles)
 
 
