@@ -34,7 +34,7 @@ SEQUENCES = {"vit_b_16": (197, 768, 12), "deit_tiny": (197, 192, 12), "cct_2_3x2
              "cct_7_3x1_32": (256, 256, 7), "convnext_tiny": (0, 0, 0)}
 EXPLANATIONS = {"gradient": explain.gradient(), "gradient_x_input": explain.gradient_x_input(),
                 "guided_backprop": explain.guided_backprop(),
-                "integrated_gradients, 5 points": explain.integrated_gradients(steps=5)}
+                "integrated_gradients": explain.integrated_gradients(steps=5)}  # of 5 points
 KEPT = {"everything": {}, "no attention matrix": {"attend": jax.checkpoint(models.explicit_attention)},
         "what enters a block": {"remat": True}}
 
@@ -45,6 +45,8 @@ class Config:
 
     networks: tuple[str, ...] = tuple(SEQUENCES)
     batches: tuple[int, ...] = (1, 8)
+    explanations: tuple[str, ...] = tuple(EXPLANATIONS)
+    """Of which the first is counted for every batch, the others for the first batch."""
     time: bool = True
     """Run the gradient steps, too."""
     largest: float = 1e11
@@ -139,10 +141,11 @@ def main(config: Config) -> None:
     if config.quick:
         config = dataclasses.replace(config, networks=("cct_2_3x2_32",), batches=(1,), repeats=2, sides=(64,))
     runs.check_known("network", config.networks, SEQUENCES)
+    runs.check_known("explanation", config.explanations, EXPLANATIONS)
     rows, policies = [], []
     for name in config.networks:
         for batch in config.batches:
-            for explanation in EXPLANATIONS if batch == config.batches[0] else ("gradient",):
+            for explanation in config.explanations if batch == config.batches[0] else config.explanations[:1]:
                 rows.append(row(config, name, batch, explanation))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     for side in config.sides:

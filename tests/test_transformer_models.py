@@ -120,6 +120,7 @@ def test_older_names_and_derived_buffers_are_read_and_errors_tell_the_files_own_
     load_weights(abstract(partial(Swin, **options_of("swin"))), swin | index)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["vit", "swin", "cct"])
 def test_attention_is_one_function_however_it_is_computed(name):
     x, weights = jnp.asarray(seeded_images(*SMALL[name][0])[0]), small(name)[1:]

@@ -75,7 +75,7 @@ def checked(config):
 
 
 def explained(config, network, name, images, targets, out, bar):
-    """The arrays of `batches.attack_batches`, and as search_<name> those of `robustness.searches`, of an explanation."""
+    """Of one explanation: the arrays of `batches.attack_batches`, as search_<name> those of `robustness.searches`."""
     pair, part = named_explanations.method(name, network), f"{network.name}-{name}"
     found = batches.attack_batches(
         pair, network, images, targets, batch=config.batch, seed=config.seed, steps=config.steps,

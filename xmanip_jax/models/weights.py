@@ -54,8 +54,8 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
     """Fill a module in place, from a file or from named arrays, and return it.
 
     Names are torch's (`layer.weight` as OIHW or (out, in), `bn.running_mean`), or the module's own (`layer.kernel` as
-    HWIO or (in, out), `bn.mean`). Only kernels have another layout here; whatever else a module holds (a position
-    embedding, `in_proj_weight`) is as torch has it. A module may list `other_names`, pairs of a regular expression and
+    HWIO or (in, out), `bn.mean`). Of parameters, only kernels have another layout here: a position embedding or
+    `in_proj_weight` is as torch has it. A module may list `other_names`, pairs of a regular expression and
     what replaces it in a name, as `ViT` does for timm's. `num_batches_tracked` and Swin's `relative_position_index` are
     ignored, and so is a prefix `module.` that every name has, as torch's DataParallel writes it.
 
@@ -88,7 +88,7 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
         if bad := int(np.sum(~np.isfinite(tensor))):
             problems.append(f"{name} has {bad} of {tensor.size} values that are NaN or infinite")
-        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch and slot.is_kernel else tensor
+        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch and slot.is_turned else tensor
     problems += [f"unexpected {name}" for name in names.values()]
     if problems:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
@@ -147,12 +147,13 @@ class _Slot(NamedTuple):
     variable: nnx.Variable
 
     @property
-    def is_kernel(self):
-        return self.own_name.rpartition(".")[2] == "kernel"
+    def is_turned(self):
+        """Whether torch's axes are in another order: a parameter's only where it is a kernel."""
+        return self.own_name.rpartition(".")[2] == "kernel" or isinstance(self.variable, nnx.BatchStat)
 
     @property
     def torch_axes(self):
-        return _torch_axes(self.shape) if self.is_kernel else tuple(range(len(self.shape)))
+        return _torch_axes(self.shape) if self.is_turned else tuple(range(len(self.shape)))
 
     @property
     def torch_shape(self):
