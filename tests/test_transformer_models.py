@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 from functools import cache, partial
 
 import jax
@@ -12,6 +14,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from checks import check_derivatives
+from common import zoo
 from oracles.make_model_oracles import seeded_images, seeded_weight
 from oracles.make_transformer_model_oracles import SMALL
 from xmanip_jax import explain, rewrite
@@ -189,3 +192,15 @@ def test_what_does_not_fit_is_refused():
             nnx.eval_shape(small(name)[0].apply, *small(name)[1:], jnp.zeros((32, 31, 3)))
     with pytest.raises(ValueError, match="resnet18 has no attention"):
         load("resnet18", {}, attend=dot_product_attention)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "results"), [("transformers", {"random"}), ("transformers_training", None)])
+def test_the_experiments_run_quickly(name, results, tmp_path):
+    script = pathlib.Path(__file__).parent.parent / "experiments" / "reproduce.py"
+    done = subprocess.run([sys.executable, script, name, "--quick", "--out", tmp_path / "out"], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert results is None or set(found["results"]) == results
+    assert results or load_weights(abstract(zoo.TRANSFORMERS["mnist_vit"].build), tmp_path / "out/weights.safetensors")
