@@ -65,9 +65,8 @@ def checked(config):
         config = dataclasses.replace(config, explanations=config.explanations[:1], batches=config.batches[:1],
                                      repeats=1)
     runs.check_known("explanation", config.explanations, EXPLANATIONS)
+    runs.check_some(config, "explanations", "batches")
     runs.check_positive(config, "batches", "repeats")
-    if not (config.explanations and config.batches):
-        raise ValueError("--explanations and --batches name at least one each")
     return config
 
 

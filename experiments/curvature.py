@@ -133,6 +133,8 @@ def subject(config, name):
     """(what a network is called, (the network, the names of its images, their pixels))."""
     own = user_model.named(name)
     network = inputs.network(name, weights=config.weights, quick=config.quick, seed=config.seed)
+    if config.k > (places := network.input_shape[0] * network.input_shape[1]):
+        raise ValueError(f"--k is at most the number of pixels, {places} of {network.name}, got {config.k}")
     pictures = inputs.pictures(config, network, own=own)
     return (network.name, (user_model.of_pixels(network), *pictures)) if own else (name, (network, *pictures))
 
@@ -178,6 +180,7 @@ def checked(config):
         raise ValueError(f"--weights goes with a single network, got --networks {' '.join(config.networks)}")
     if config.images and config.dataset:
         raise ValueError("choose one of --images and --dataset")
+    runs.check_some(config, "networks", "epsilons", "kappas")
     runs.check_positive(config, "count", "certified", "batch", "k", "kappas", "epsilons")
     if config.certified > config.count:
         raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")

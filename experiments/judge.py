@@ -81,8 +81,7 @@ def checked(config):
         config = dataclasses.replace(config, epsilons=config.epsilons[-1:], steps=2, count=2, batch=2)
     runs.check_known("explanation", config.explanation, named_explanations.EXPLANATIONS)
     runs.check_positive(config, "count", "epsilons", "steps", "batch", "integration_steps")
-    if not config.epsilons:
-        raise ValueError("--epsilons names no budget")
+    runs.check_some(config, "epsilons")
     if config.restarts < 2:
         raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
     if config.images and config.dataset:

@@ -128,7 +128,7 @@ def test_read_folder_takes_labels_from_an_index(tmp_path):
     assert data.read_folder(tmp_path).names == ["a.png", "b.png"]
     np.testing.assert_array_equal(data.read_folder(tmp_path).labels, [3, 7])
     index.write_text("image,class_index\nb.png,seven\n")
-    with pytest.raises(data.DatasetError, match=r"index.csv, line 2: class_index is no integer"):
+    with pytest.raises(data.DatasetError, match=r"index.csv, line 2: class_index is no class"):
         data.read_folder(tmp_path)
     index.write_text("file,class\nb.png,7\n")
     with pytest.raises(data.DatasetError, match="needs the columns image and class_index"):
@@ -136,6 +136,52 @@ def test_read_folder_takes_labels_from_an_index(tmp_path):
     index.write_text("image,class_index\nabsent.png,7\n")
     with pytest.raises(data.ImageError, match=r"absent.png: no such file"):
         data.read_folder(tmp_path)
+
+
+def draw(path, value=0, mode="L", size=(4, 4), **options):
+    path.parent.mkdir(exist_ok=True)
+    Image.new(mode, size, value).save(path, **options)
+
+
+def test_subfolders_are_classes(tmp_path):
+    """torchvision's ImageFolder; a limit takes of each class in turn."""
+    for name in ("cup/b.png", "cup/a.png", "cat/2.png", "cat/.hidden.png", "Zebra/deep/1.png", ".git/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        draw(tmp_path / name)
+    files = data.image_files(tmp_path)
+    assert files.classes == ("Zebra", "cat", "cup")
+    assert files.names == ["Zebra/deep/1.png", "cat/2.png", "cup/a.png", "cup/b.png"]
+    names, images, labels = data.read_folder(tmp_path, limit=3)
+    assert names == ["Zebra/deep/1.png", "cat/2.png", "cup/a.png"] and images.shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(labels, [0, 1, 2])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(data.DatasetError, match=r"empty: no image in it, a file that ends in \.png, .*is a class"):
+        data.image_files(tmp_path)
+    draw(tmp_path / "own.png")
+    assert data.read_folder(tmp_path).names == ["own.png"] and data.read_folder(tmp_path).labels is None
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "needs the columns image and class_index, has None"),
+    ("image,class_index\n", "lists no image"),
+    ("image,class_index\na.png,-1\n", "line 2: class_index is no class .-1 is negative"),
+    ("image,class_index\na.png\n", "line 2: class_index is no class"),
+    ("image,class_index\n\xfc.png,1\n".encode("latin-1"), "index.csv is not in UTF-8: save it so"),
+])
+def test_an_index_that_does_not_fit(text, says, tmp_path):
+    (tmp_path / "index.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(data.DatasetError, match=says):
+        data.image_files(tmp_path)
+    (tmp_path / "index.csv").write_text("\ufeffimage,class_index\na.png,1\n")  # as spreadsheets save it
+    assert data.image_files(tmp_path).labels.tolist() == [1]
+
+
+def test_an_image_of_too_many_pixels_and_a_stripe(tmp_path, monkeypatch):
+    draw(tmp_path / "a.png", size=(1, 20_000))
+    assert data.read_image(tmp_path / "a.png", 8).shape == (8, 8, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_000)
+    with pytest.raises(data.ImageError, match=r"a.png: more than 0 million pixels; scale it down first"):
+        data.read_image(tmp_path / "a.png", 8)
 
 
 @needs_data

@@ -346,7 +346,7 @@ def test_a_damaged_run_folder_is_one_line(name, run, tmp_path):
 
 
 def test_a_training_whose_arrays_are_damaged(tmp_path):
-    config = train.Config(out=tmp_path / "plain-0", resume=True)
+    config = train.Config(dataset="mnist", out=tmp_path / "plain-0", resume=True)
     runs.begin("plain", config)
     (tmp_path / "plain-0" / "results.json").write_text("{}")
     (tmp_path / "plain-0" / "arrays.npz").write_bytes(b"half")

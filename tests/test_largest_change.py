@@ -97,6 +97,16 @@ def test_what_changes_elsewhere_is_judged_here():
     np.testing.assert_allclose(attack.transfer(e)(other, there, key=KEY).change, there.change, atol=1e-5)
 
 
+def test_the_surrogate_is_climbed_away_from_the_models_own_map():
+    """The surrogate's map lies 0.5 above the model's: from its own clean map it would go the way of the start."""
+    value = explain.explanation(lambda f, x, t, key=None: (x + f(x)[0] + x**2, f(x)))
+    model = lambda x: jnp.zeros(2)
+    higher = smooth.Surrogate(lambda f, x: (), lambda f, settings, t: lambda x: f(x) + jnp.array([0.5, 0.0]))
+    pixels = np.linspace(0.3, 0.6, 8, dtype=np.float32).reshape(8, 1, 1, 1)
+    found = ascent(value, distance=l1, heat=lambda m, channels: m[..., 0], steps=10, restarts=1, surrogate=higher)(model, pixels, key=KEY)
+    np.testing.assert_allclose(found.pixels, pixels + 0.1, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_smoothing_is_attacked_through_its_noise():
     e_smooth = explain.smoothgrad(e, sigma=0.15, samples=8)

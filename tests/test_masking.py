@@ -79,11 +79,12 @@ def test_honest_networks_are_not_flagged(make):
     assert not raised(found)
 
 
-def seen(change, halves, surrogate=0.0, zero_gradient=0.0, noise=0.0, heat=(0.2, 0.8)):
-    """A search's result on two images, by hand: the flags read nothing else."""
-    clean = SimpleNamespace(pixels=np.ones(2), heatmap=np.array([[heat]] * 2))
+def seen(change, halves, surrogate=0.0, zero_gradient=0.0, noise=0.0, heat=(0.2, 0.8), evaluations=100):
+    """A search's result on two images or one, by hand: the flags read nothing else."""
+    clean = SimpleNamespace(pixels=np.ones(len(change)), heatmap=np.array([[heat]] * len(change)))
     return SimpleNamespace(change=np.array(change), by_restart=np.array(halves), under_surrogate=np.full(2, surrogate),
-                           zero_gradient=np.full(2, zero_gradient), by_noise=np.full(2, noise), clean=clean)
+                           zero_gradient=np.full(2, zero_gradient), by_noise=np.full(2, noise), clean=clean,
+                           evaluations=evaluations)
 
 
 @pytest.mark.parametrize("found, blind, values", [
@@ -96,8 +97,15 @@ def seen(change, halves, surrogate=0.0, zero_gradient=0.0, noise=0.0, heat=(0.2,
     (seen((1e-7, 0.0), ((0.0, 0.0), (1e-7, 0.0)), noise=1e-7), ((1e-6, 1e-6),), (0, 9.5e-4, 5e-5, 0, 1e-4))])
 def test_flags_are_shares(found, blind, values):
     flags = attack.flags(found, *(seen(change, ()) for change in blind))
-    np.testing.assert_allclose([flag.value for flag in flags], values, atol=1e-9)
+    np.testing.assert_allclose([flag.value for flag in flags], [*values, np.nan], atol=1e-9)
     assert all(flag.raised == (flag.value > flag.limit) for flag in flags)
+
+
+@pytest.mark.parametrize("change, value", [((0.5, 0.4), 1 / 9), ((0.3, 0.5), 1 / 8), ((0.5,), 1 / 5), ((0.4, 0.3), 0)])
+def test_a_larger_budget_that_finds_more_is_a_flag(change, value):
+    found = seen((0.4, 0.4), ((0.4, 0.4),) * 2)
+    flag = attack.flags(found, longer=seen(change, (), evaluations=1000)).budget_helps
+    assert flag.value == pytest.approx(value, abs=1e-12) and flag.raised == (value > 0.02)
 
 
 def test_flags_refuse_what_they_cannot_compare():
@@ -108,3 +116,7 @@ def test_flags_refuse_what_they_cannot_compare():
     other.clean.pixels[0] = 0
     with pytest.raises(ValueError, match="different images"):
         attack.flags(found, other)
+    with pytest.raises(ValueError, match="different images"):
+        attack.flags(found, longer=other)
+    with pytest.raises(ValueError, match="more gradients than found's 100, got 100"):
+        attack.flags(found, longer=found)

@@ -84,10 +84,12 @@ def test_settings_that_came_later(tmp_path, monkeypatch):
 
 
 def test_settings_that_had_another_name(tmp_path):
-    out = tmp_path / "out"
-    runs.open_run(out, {"rate": 1, "explanations": ["gradient", "lrp_dombrowski2019"]}, resume=False)
-    runs.finished(out, 0, lambda: {"a": A})
-    runs.open_run(out, {"learning_rate": 1, "explanations": ["gradient", "lrp"]}, resume=True)
+    settings = {"learning_rate": 1, "explanations": ["gradient", "lrp"]}
+    runs.open_run(tmp_path, settings, resume=False)
+    runs.finished(tmp_path, 0, lambda: {"a": A})
+    old = {"rate": 1, "explanations": ["gradient", "lrp_dombrowski2019"]}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    runs.open_run(tmp_path, settings, resume=True)
 
 
 @pytest.mark.parametrize("door", [manipulate, train, sneaking, defences])

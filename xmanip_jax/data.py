@@ -18,8 +18,8 @@ import numpy as np
 
 from .extras import missing
 
-__all__ = ["DatasetError", "ImageError", "Images", "check_pixels", "data_dir", "load_dataset", "photograph",
-           "read_folder", "read_image"]
+__all__ = ["DatasetError", "Files", "ImageError", "Images", "check_pixels", "data_dir", "image_files", "load_dataset",
+           "photograph", "read_folder", "read_image"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -33,7 +33,7 @@ class DatasetError(ValueError):
 
 
 class Images(NamedTuple):
-    """A folder's images: file names, pixels Float[n, h, w, 3] in [0, 1], labels Int[n] or None (no index)."""
+    """A folder's images: names, pixels Float[n, h, w, 3] in [0, 1], labels Int[n] or None (see `image_files`)."""
 
     names: list[str]
     images: np.ndarray
@@ -62,8 +62,8 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
 
     Args:
       path: what pillow reads (PNG, JPEG, ...). The camera's orientation is applied; transparent pixels lie on
-        white; grey values fill the three channels; of 16 bits the upper 8 count; other modes (CMYK, ...) go
-        through pillow's conversion to RGB.
+        white; grey values fill the three channels; of 16 bits the upper 8 count; of an animation the first frame;
+        other modes (CMYK, palettes, ...) go through pillow's conversion to RGB.
       size: None keeps the file's size. An integer scales the shorter side to it (bilinear, over each new
         pixel's area, so without aliasing) and cuts size x size pixels from the centre.
 
@@ -87,9 +87,12 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except image_of.UnidentifiedImageError:
-        raise ImageError(f"{path}: not an image that pillow reads") from None
-    except (OSError, SyntaxError, ValueError, image_of.DecompressionBombError) as error:  # damaged files
-        raise ImageError(f"{path}: {_one_line(error)}") from None
+        raise ImageError(f"{path}: not an image that pillow reads; remove it") from None
+    except image_of.DecompressionBombError:
+        raise ImageError(f"{path}: more than {2 * image_of.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale it down "
+                         "first") from None
+    except (OSError, SyntaxError, ValueError) as error:  # damaged files
+        raise ImageError(f"{path}: {_one_line(error)}; restore or remove it") from None
     if size is not None:
         image = _centre(image, size, image_of)
     return np.asarray(image, np.float32) / 255
@@ -99,7 +102,7 @@ def _to_rgb(image, image_of):
     if image.mode.startswith("I;16"):  # pillow's own conversion clips at 255
         image = image_of.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError(f"32-bit pixels (mode {image.mode}) have no stated range")
+        raise ValueError(f"32-bit pixels (mode {image.mode}) have no stated range, 8 or 16 have")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = image_of.alpha_composite(image_of.new("RGBA", image.size, "white"), image)
@@ -107,11 +110,76 @@ def _to_rgb(image, image_of):
 
 
 def _centre(image, size, image_of):
-    scale = size / min(image.size)
+    short = min(image.size)
+    if max(image.size) > 20 * short:  # of a stripe only the middle is scaled
+        left, top = (max(side - 20 * short, 0) // 2 for side in image.size)
+        image = image.crop((left, top, image.width - left, image.height - top))
+    scale = size / short
     width, height = (max(size, round(scale * side)) for side in image.size)
     image = image.resize((width, height), image_of.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+class Files(NamedTuple):
+    """A folder's image files: names seen from the folder, paths, labels Int[n] or None, the names of the classes."""
+
+    names: list[str]
+    paths: list[pathlib.Path]
+    labels: np.ndarray | None
+    classes: tuple[str, ...] = ()
+
+
+def image_files(folder: str | os.PathLike) -> Files:
+    """The image files of a folder, in the order of their names, and their labels; no image is read.
+
+    Args:
+      folder: holds image files. An index.csv with the columns `image` and `class_index` lists them and gives their
+        labels; they may then lie in a subfolder images/. Without images of its own, its subfolders are classes, as in
+        torchvision's ImageFolder: labels 0, 1, ... in the order of their names. What begins with a dot is not seen.
+
+    Raises:
+      DatasetError: no such folder, no image in it or in one of its classes, an index that does not fit.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("cat", "cup"):
+    ...         pathlib.Path(folder, name).mkdir()
+    ...         Image.new("RGB", (8, 8)).save(f"{folder}/{name}/1.png")
+    ...     files = image_files(folder)
+    >>> files.names, files.labels, files.classes
+    (['cat/1.png', 'cup/1.png'], array([0, 1], dtype=int32), ('cat', 'cup'))
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    if (folder / "index.csv").is_file():
+        return _indexed(folder, _read_index(folder / "index.csv"))
+    if own := _images_in(folder.iterdir()):
+        return Files([path.name for path in own], own, None)
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = {name: _images_in((folder / name).rglob("*")) for name in classes}
+    empty = [name for name in classes if not found[name]]
+    if empty or not classes:
+        where = folder / empty[0] if empty else folder
+        raise DatasetError(f"{where}: no image in it, a file that ends in {', '.join(_SUFFIXES)}"
+                           + " (each subfolder is a class)" * bool(empty))
+    paths = [path for name in classes for path in found[name]]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(found[name]) for name in classes])
+    return Files([path.relative_to(folder).as_posix() for path in paths], paths, labels, tuple(classes))
+
+
+def _images_in(paths):
+    return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".") and p.is_file())
+
+
+def _indexed(folder, labels):
+    if not labels:
+        raise DatasetError(f"{folder / 'index.csv'} lists no image")
+    names = sorted(labels)
+    where = folder / "images" if (folder / "images").is_dir() else folder
+    return Files(names, [where / name for name in names], np.array([labels[name] for name in names], np.int32))
 
 
 def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: str = "*",
@@ -119,11 +187,10 @@ def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: 
     """All images of a folder, in the order of their names.
 
     Args:
-      folder: holds image files. An index.csv with the columns `image` and `class_index` lists them and gives
-        their labels; they may then lie in a subfolder images/.
+      folder: as in `image_files`, which says where labels come from.
       size: as in `read_image`; images of different sizes need one.
       pattern: of the file names to take, as in a shell.
-      limit: the first so many only.
+      limit: the first so many only; of subfolders that are classes, the first of each in turn.
 
     Raises:
       DatasetError: no such folder, no image in it, an index that does not fit.
@@ -138,33 +205,52 @@ def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: 
     >>> names, images.shape, labels
     (['a.png', 'b.png'], (2, 8, 8, 3), None)
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder")
-    index = folder / "index.csv"
-    labels = _read_index(index) if index.is_file() else None
-    found = labels or [p.name for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES]
-    names = sorted(name for name in found if fnmatch.fnmatch(name, pattern))[:limit]
-    if not names:
+    files = image_files(folder)
+    chosen = np.array([i for i, name in enumerate(files.names) if fnmatch.fnmatch(name, pattern)], int)
+    if not chosen.size:
         raise DatasetError(f"{folder}: no image matches {pattern!r}")
-    files = folder / "images" if labels and (folder / "images").is_dir() else folder
-    images = [read_image(files / name, size) for name in names]
+    if files.classes and limit is not None:
+        chosen = chosen[np.lexsort((files.labels[chosen], ranks(files.labels[chosen])))]
+    chosen = np.sort(chosen[:limit])
+    names, images = [files.names[i] for i in chosen], [read_image(files.paths[i], size) for i in chosen]
     for name, image in zip(names, images, strict=True):
         if image.shape != images[0].shape:
             raise ImageError(f"{folder}: {names[0]} is {images[0].shape[:2]}, {name} is {image.shape[:2]}; "
                              "pass size=")
-    return Images(names, np.stack(images), np.array([labels[n] for n in names], np.int32) if labels else None)
+    return Images(names, np.stack(images), None if files.labels is None else files.labels[chosen])
+
+
+def ranks(labels: np.ndarray) -> np.ndarray:
+    """Int[n]: how many of its class come before each of labels Int[n].
+
+    >>> ranks(np.array([5, 5, 2, 5]))
+    array([0, 1, 0, 2])
+    """
+    found = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        found[labels == label] = np.arange((labels == label).sum())
+    return found
 
 
 def _read_index(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if not {"image", "class_index"} <= set(rows.fieldnames or ()):
-            raise DatasetError(f"{path}: needs the columns image and class_index, has {rows.fieldnames}")
-        try:
-            return {row["image"]: int(row["class_index"]) for row in rows}
-        except (TypeError, ValueError) as error:
-            raise DatasetError(f"{path}, line {rows.line_num}: class_index is no integer ({error})") from None
+    """{image: class_index} of an index.csv."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # a spreadsheet's begins with a mark
+            rows = csv.DictReader(file)
+            if not {"image", "class_index"} <= set(rows.fieldnames or ()):
+                raise DatasetError(f"{path}: needs the columns image and class_index, has {rows.fieldnames}")
+            found = {}
+            for row in rows:
+                found[row["image"]] = label = int(row["class_index"])
+                if label < 0:
+                    raise ValueError(f"{label} is negative")
+            return found
+    except DatasetError:
+        raise
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is not in UTF-8: save it so") from None
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{path}, line {rows.line_num}: class_index is no class ({error})") from None
 
 
 def photograph(name: str = "chelsea", size: int | None = None) -> np.ndarray:

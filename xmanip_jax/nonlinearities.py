@@ -10,7 +10,8 @@ from jax.custom_derivatives import SymbolicZero
 
 from .types import Array, ArrayLike, Float, Num
 
-__all__ = ["Window", "centred_softplus", "soft_max_pool", "softplus_beta", "softplus_beta6"]
+__all__ = ["Window", "centred_softplus", "soft_max_pool", "softplus_beta", "softplus_beta6",
+           "softplus_secant"]
 
 
 class Window(NamedTuple):
@@ -84,6 +85,11 @@ def _centred_jvp(primals, tangents):
     (z, beta), (dz, dbeta) = primals, tangents
     slopes = (dz, lambda: _sigmoid(beta * z)), (dbeta, lambda: z**2 * _excess(beta * z))
     return _centred(z, beta), sum(slope() * d for d, slope in slopes if not isinstance(d, SymbolicZero))
+
+
+def softplus_secant(u: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(softplus(u) - softplus(0)) / u = ln((1 + e^u) / 2) / u, which is 1/2 at 0; a step for large |u|."""
+    return _sigmoid(u) - u * _excess(u)
 
 
 def _excess(u):

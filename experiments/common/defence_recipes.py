@@ -75,6 +75,7 @@ RECIPES = {
     "int_adv": Recipe(_relu, lambda weight, epsilon, inner, teacher: ((1.0, defend.interpretability(
         _ascent(epsilon, inner), _CAM, gamma=weight, at="attacked")),), 0.01),
     "adversarial": Recipe(_relu, _one(lambda epsilon, inner: defend.adversarial(_ascent(epsilon, inner)))),
+    "adversarial_smooth": Recipe(_softplus, _one(lambda epsilon, inner: defend.adversarial(_ascent(epsilon, inner)))),
     "trades": Recipe(_relu, _one(lambda epsilon, inner: defend.trades(_ascent(epsilon, inner))), 6.0),
     "interval_width": Recipe(_softplus, _one(lambda epsilon, inner: defend.interval_width(epsilon / 10)), 0.1),
     "ranking": Recipe(_softplus, lambda weight, epsilon, inner, teacher: (

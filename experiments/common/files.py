@@ -1,5 +1,6 @@
 """Files of a run: written whole or not at all, and read with an error that names the file and the way out."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -64,5 +65,9 @@ def _atomic(path, write):
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(partial, path)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror}): what is finished is kept, make room and add "
+                           "--resume") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)

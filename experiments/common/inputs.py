@@ -45,11 +45,22 @@ def pictures(config, network, *, own: bool):
 
 def pairs(config, network):
     """(names, images, targets of the same shape) to manipulate: `given`, or --image and --target-image."""
+    side = config.size or network.input_shape[0]
+    _check_size(network, side)
     if found := given(config, network):
         return *found, targets(*found)
-    side = config.size or network.input_shape[0]
     images = fitted(np.stack([_one(name, side) for name in (config.image, config.target_image)]), network)
     return [config.image], images[:1], images[1:]
+
+
+def _check_size(network, side):
+    """Some networks take images of their own size only."""
+    pixels = jax.ShapeDtypeStruct((side, side, network.input_shape[2]), np.float32)
+    try:
+        jax.eval_shape(lambda pixels: network.model(network.preprocess(pixels)), pixels)
+    except Exception:
+        raise ValueError(f"{network.name} takes no images of {side} pixels: leave --size out, its own are "
+                         f"{network.input_shape[0]}") from None
 
 
 def targets(names, images) -> np.ndarray:

@@ -37,6 +37,8 @@ def line(error: BaseException) -> str:
     first, *more = [text for text in str(error).splitlines() if text.strip()] or [""]
     if isinstance(error, ModuleNotFoundError) and "pip install" not in first:
         return f"{error.name} is missing: pip install 'xmanip-jax[experiments]'"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
     if isinstance(error, ValueError | OSError | ImportError) and first and not more:
         return first
     return f"{': '.join(filter(None, (type(error).__name__, first.strip())))} (--debug shows everything)"

@@ -69,26 +69,33 @@ READING = {  # what a raised flag means, and what to do
 
 def searches(pair: tuple, network: models.Pretrained, *, epsilon: float, steps: int, restarts: int,
              other: models.Pretrained | None = None) -> Callable[..., dict[str, np.ndarray]]:
-    """`run(images, key) -> arrays` of a batch: every search for the largest change of an explanation within epsilon.
+    """`run(images, key) -> arrays` of a batch: `searching` on one network."""
+    run = searching(pair, epsilon=epsilon, steps=steps, restarts=restarts, other=other, preprocess=network.preprocess)
+    return lambda images, key: run(network.model, images, key)
+
+
+def searching(pair: tuple, *, epsilon: float, steps: int, restarts: int, other: models.Pretrained | None = None,
+              preprocess: Callable = lambda pixels: pixels) -> Callable[..., dict[str, np.ndarray]]:
+    """`run(model, images, key) -> arrays` of a batch: every search for the largest change within epsilon.
 
     pair: the explanation that is climbed and the one that judges, see named_explanations.method;  steps: of the ascent
     from each of the restarts; the random search looks as often as the ascent steps, twice;  other: a network on which
-    changes are found, too, to be judged on this one.
+    changes are found, too, to be judged on this one;  preprocess: pixels -> the model's input.
 
     Of each search in SEARCHES that is run: change_<search>, pixels_<search>, map_<search>, logits_<search>; of the
     clean image: map_original, logits_original; of the ascent what its flags read.
     """
     climbed, judge = pair
     ascend = partial(attack.largest_change, climbed, epsilon=epsilon, steps=steps, restarts=restarts, judged_by=judge)
-    own = ascend(preprocess=network.preprocess)
-    blind = attack.random_search(judge, epsilon=epsilon, steps=2 * steps * restarts, preprocess=network.preprocess)
-    transfer = attack.transfer(judge, preprocess=network.preprocess)
+    own = ascend(preprocess=preprocess)
+    blind = attack.random_search(judge, epsilon=epsilon, steps=2 * steps * restarts, preprocess=preprocess)
+    transfer = attack.transfer(judge, preprocess=preprocess)
     foreign = other and ascend(preprocess=other.preprocess)
 
-    def run(images, key):
-        found = {"ascent": own(network.model, images, key=key), "random": blind(network.model, images, key=key)}
+    def run(model, images, key):
+        found = {"ascent": own(model, images, key=key), "random": blind(model, images, key=key)}
         if other:
-            found["transfer"] = transfer(network.model, foreign(other.model, images, key=key), key=key)
+            found["transfer"] = transfer(model, foreign(other.model, images, key=key), key=key)
         ascent = found["ascent"]
         arrays = {"map_original": ascent.clean.heatmap, "logits_original": ascent.clean.logits,
                   "by_restart": ascent.by_restart.T, "under_surrogate": ascent.under_surrogate,

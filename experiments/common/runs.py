@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -29,7 +30,7 @@ from common.files import RunError, read_arrays, read_json, write_arrays, write_j
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 _MARK = "part of"
 _HOW = ("out", "resume", "debug")  # settings that change nothing of the results: any may differ when a run goes on
-_LATER: dict[str, Any] = {}  # settings that older folders do not note: what those ran with
+_LATER = {"images": None, "network": None}  # settings that older folders do not note: what those ran with
 _RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
 _RENAMED_VALUES = {"lrp_dombrowski2019": "lrp"}
 _DEBUG = ("debug", Annotated[bool, tyro.conf.arg(help="Show the whole traceback of an error.")],
@@ -67,6 +68,8 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
         asked = _asked(config, about, arguments)
         if isinstance(asked, Run) and asked.resume and asked.out is None:
             raise RunError("--resume needs the run folder: --out")
+        if isinstance(asked, SeededRun) and asked.seed < 0:
+            raise RunError(f"--seed is not negative, got {asked.seed}")
         if debug:
             jax.config.update("jax_traceback_filtering", "off")
         main(asked)
@@ -113,11 +116,21 @@ def choices(about: str, known: Collection[str]) -> Any:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse an option that is not positive, or holds a number that is not; None is not given."""
+    """Refuse an option that is not positive and finite, or holds a number that is not; None is not given."""
     for name in names:
         value = getattr(config, name)
-        if not all(v is None or v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+        of = value if isinstance(value, tuple) else (value,)
+        if not all(v is None or v > 0 for v in of):
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+        if math.inf in of:
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
+
+
+def check_some(config: Any, *names: str) -> None:
+    """Refuse an option that takes one value or more and got none."""
+    for name in names:
+        if not getattr(config, name):
+            raise ValueError(f"--{name.replace('_', '-')} takes one value at least")
 
 
 def check_known(kind: str, asked: str | Sequence[str], known: Collection[str]) -> None:
@@ -197,7 +210,8 @@ def open_run(out: Path, config: dict, *, resume: bool) -> Path:
             write_json(out / ".run.json", uuid.uuid4().hex)
             write_json(noted, config)
     except OSError as error:
-        raise RunError(f"the output folder {out} cannot be written: {error.strerror}") from None
+        raise RunError(f"the output folder {out} cannot be written ({error.strerror}): choose another --out"
+                       ) from None
     if not noted.exists():
         raise RunError(f"{out} holds results, but no config.json that says what of: choose another --out")
     before = read_json(noted)

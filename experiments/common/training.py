@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from common import (
     batches,
     files,
     html_report,
+    inputs,
     program,
     report,
     robustness,
@@ -34,8 +36,11 @@ from xmanip_jax import checkpoint, models, smooth, train
 class Config(runs.SeededRun):
     """One network, one defence."""
 
-    dataset: Literal["mnist", "cifar10"] = "mnist"
-    """The data set to train and judge on."""
+    dataset: Literal["mnist", "cifar10"] | None = None
+    """The data set to train and judge on; default: mnist, where no --images are given."""
+    images: Path | None = None
+    """A folder of images instead, for --model or --network, with a subfolder for each class or an index.csv; test/ or
+    val/ beside train/ judges, or else every fifth image of each class."""
     defence: Annotated[str, runs.choices("The defence", RECIPES)] = "plain"
     weight: float | None = None
     """Weight of the penalty, or of the decay; default: the defence's own."""
@@ -46,7 +51,7 @@ class Config(runs.SeededRun):
     inner: int = 10
     """Number of steps of each inner maximisation of a defence."""
     train_images: int = 20_000
-    """Number of images to train on, the first ones of the training split."""
+    """Number of images to train on at most: the first ones of the training split, or of each class of --images."""
     epochs: int = 3
     """Number of passes over the training images."""
     batch: int = 50
@@ -55,6 +60,9 @@ class Config(runs.SeededRun):
     """Learning rate of the first step, decayed to 0 by a cosine."""
     model: str | None = None
     """A network of your own: FILE.py:NAME or module:NAME."""
+    network: str | None = None
+    """One of the project's networks, with its weights: squeezenet1_1, cifar10_resnet20, efficientnet_lite0 and so on;
+    default: the Small network for the data set, from scratch."""
     start: Path | None = None
     """A weights.safetensors of the network to go on from; atex distils it."""
     epsilons: tuple[float, ...] = (0.02, 0.05, 0.1)
@@ -86,16 +94,20 @@ def begun(config, recipe, shape):
     if config.start:
         models.load_weights(module, config.start)
 
-    def save(params, state, file):
-        nnx.update(module, params, state)
-        models.save_weights(module, file)
-
     teacher = config.start and models.load(NETWORKS[config.dataset], config.start).model
-    return Start(*models.functional(module), teacher, save)
+    return Start(*models.functional(module), teacher, _saving(module))
+
+
+def chosen(config) -> models.Pretrained | None:
+    """The network of --model or --network, as a function of the pixels; None for the data set's Small one."""
+    if not (config.model or config.network):
+        return None
+    name = config.model or config.network
+    return user_model.of_pixels(inputs.network(name, weights=config.start, quick=config.quick, seed=config.seed))
 
 
 def own_start(config, recipe, own):
-    """Where a network of the user's starts: as it is, or on its softplus where the recipe needs a smooth network."""
+    """Where a network of `chosen` starts: as it is, or on its softplus where the recipe needs a smooth network."""
     net, x = own.net, jnp.zeros(own.input_shape)
     if net.train_apply is None:
         raise ValueError(f"{config.model} returns a function, whose parameters are not known: give apply and params in "
@@ -107,18 +119,36 @@ def own_start(config, recipe, own):
     for _, term in recipe.terms(1.0, config.epsilon, config.inner, own.model):  # what it cannot do it says here
         jax.eval_shape(lambda p, s, x, key, term=term: term(net.apply, p, s, x, 0, key), own.params, own.state, x,
                        jax.random.key(0))
-    return Start(net, own.params, own.state, own.model,
-                 lambda params, state, file: models.save_tensors(user_model.tensors(params, state), file))
+    save = _save_own if config.model else _saving(models.NETWORKS[own.name].build(rngs=nnx.Rngs(0)))
+    return Start(net, own.params, own.state, own.model, save)
+
+
+def _save_own(params, state, file):
+    models.save_tensors(user_model.tensors(params, state), file)
+
+
+def _saving(module):
+    """`Start.save` of a module."""
+
+    def save(params, state, file):
+        nnx.update(module, params, state)
+        models.save_weights(module, file)
+
+    return save
 
 
 def trained(config, out, console, own=None):
-    """The network with its trained parameters: (recipe, start, training, test images and labels)."""
+    """The network with its trained parameters: (recipe, start, training, what it was trained on)."""
     recipe = RECIPES[config.defence]
     found = training_data.read(config, own)
     runs.same_inputs(out, training_data.inputs_of(found))
-    images, labels, *test = found[:4]
+    if found.said:
+        console.print(found.said, highlight=False)
+    images, labels = found.images, found.labels
     begin = own_start(config, recipe, own) if own else begun(config, recipe, images.shape[1:])
     net, params, state, teacher, _ = begin
+    if len(images) < config.batch:
+        raise ValueError(f"--batch is at most the number of images to train on, {len(images)}, got {config.batch}")
     steps = config.epochs * (len(images) // config.batch)
     weight = recipe.weight if config.weight is None else config.weight
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.learning_rate, steps), weight)
@@ -127,7 +157,7 @@ def trained(config, out, console, own=None):
         batch=config.batch, steps=steps, every=min(50, steps),
         scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
     like = train.begin(params, state, optimizer, seed=config.seed)
-    return recipe, begin, finished(config.defence, fit, steps, net, like, images, labels, out, console), *test
+    return recipe, begin, finished(config.defence, fit, steps, net, like, images, labels, out, console), found
 
 
 def finished(title, fit, steps, net, like, images, labels, out, console):
@@ -158,18 +188,31 @@ def _keep(folder, training):
 def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     runs.check_known("defence", config.defence, RECIPES)
+    if config.network:
+        runs.check_known("network", config.network, models.NETWORKS)
+    if config.network and config.model:
+        raise ValueError("choose one of --network and --model")
+    if config.images and config.dataset:
+        raise ValueError("choose one of --images and --dataset")
+    if config.images and not (config.network or config.model):
+        raise ValueError("--images go with the network that takes them: --model FILE.py:NAME, or --network")
+    if not (config.images or config.dataset):
+        config = dataclasses.replace(config, dataset="mnist")
     if config.quick:
-        config = dataclasses.replace(config, train_images=64, epochs=2, batch=16, count=4, restarts=2, inner=1)
-    if config.weight is not None and config.weight < 0:
+        config = dataclasses.replace(config, train_images=64, epochs=2, batch=min(config.batch, 16), count=4,
+                                     restarts=2, inner=1)
+    if config.weight is not None and not 0 <= config.weight < math.inf:
         raise ValueError(f"--weight is not negative, got {config.weight}")
+    runs.check_some(config, "epsilons")
     runs.check_positive(config, "epsilon", "beta", "train_images", "epochs", "batch", "learning_rate",
                         "count", "epsilons")
     if config.start and not config.start.is_file():
         raise ValueError(f"--start names a weights.safetensors, got {config.start}")
-    if RECIPES[config.defence].teacher and not (config.start or config.model):
+    if RECIPES[config.defence].teacher and not (config.start or config.model or config.network):
         raise ValueError(f"{config.defence} distils the network that it starts from: --start names its weights")
-    if RECIPES[config.defence].scratch and config.model:
-        raise ValueError(f"{config.defence} trains a network of its own kind: leave --model out")
+    if RECIPES[config.defence].scratch and (config.model or config.network):
+        named = "--model" if config.model else "--network"
+        raise ValueError(f"{config.defence} trains a network of its own kind: leave {named} out")
     if config.restarts < 2:
         raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
     return config
@@ -178,24 +221,25 @@ def checked(config):
 def train_and_judge(config, out, settings, console, own=None):
     """The whole of a run in the folder `out`; the summary that results.json holds.
 
-    own: a network of the user's, as a function of the pixels, that is trained instead of the recipe's.
+    own: of `chosen`, what is trained instead of the recipe's network.
     """
     start = time.perf_counter()
-    recipe, (net, *_, teacher, save), training, images, labels = trained(config, out, console, own)
+    recipe, (net, *_, teacher, save), training, found = trained(config, out, console, own)
     params, state = jax.tree.map(jnp.asarray, (training.params, training.state))
     with program.WHOLE:
         save(params, state, out / "weights.safetensors")
-    model = Partial(net.apply, params, state)
+    model, images, labels = Partial(net.apply, params, state), found.test_images, found.test_labels
     values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,
                                  surrogate=robustness.surrogate_of(recipe.act(config.beta)))
     files.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
-    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "labels": found.said,
+                                           "metrics": rows,
                                            "flags": {name: flag._asdict() for name, flag in flags.items()},
                                            "seconds": round(time.perf_counter() - start, 1)})
     html_report.write(out, f"{own.name if own else NETWORKS[config.dataset]}, trained with {config.defence}",
-                      __doc__.splitlines()[0], [training_report.verdict(config, rows, flags)],
+                      __doc__.splitlines()[0], [training_report.verdict(config, rows, flags, found.said)],
                       training_report.pictures(model, teacher, images, labels, own.classes if own else ()),
                       [training_report.table(rows)], training_report.curves(out / "log.csv"))
     return rows

@@ -31,10 +31,11 @@ def table(rows):
         (name, f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}") for name, row in rows.items()])
 
 
-def verdict(config, rows, flags):
-    """A sentence that sums up, with the flags of the attack at the last epsilon."""
+def verdict(config, rows, flags, labels=""):
+    """Sentences that sum up, and say what the labels are, with the flags of the attack at the last epsilon."""
     said = "; ".join(f"{report.words(name).replace('@', ' within ')}: {row['value']:.3f}" for name, row in rows.items())
-    return html_report.Verdict(f"Trained on {config.dataset} with the defence {config.defence}. {said.capitalize()}.",
+    source = config.dataset or config.images
+    return html_report.Verdict(f"Trained on {source} with the defence {config.defence}. {said.capitalize()}. {labels}",
                                [name for name, flag in flags.items() if flag.raised])
 
 

@@ -113,14 +113,13 @@ def main(config: Config) -> None:
     console.print(f"run folder: [bold]{out}[/bold]")
     found = read(config)
     runs.same_inputs(out, training_data.inputs_of(found))
-    images, labels, *test = found
-    module = trained(config, out, console, images, labels)
+    module = trained(config, out, console, found.images, found.labels)
     with program.WHOLE:
         models.save_weights(module, out / "weights.safetensors")
     net, *weights = models.functional(module)
     model = Partial(partial(_of_pixels, net, spec.preprocess), *weights)
-    values, flags = robustness.judged(model, *test, epsilons=recipe.epsilons, count=config.count,
-                                      restarts=config.restarts, seed=config.seed, surrogate=recipe.surrogate)
+    values, flags = robustness.judged(model, found.test_images, found.test_labels, epsilons=recipe.epsilons,
+                                      count=config.count, restarts=config.restarts, seed=config.seed, surrogate=recipe.surrogate)
     files.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
     files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,

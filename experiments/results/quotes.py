@@ -13,6 +13,7 @@ import functools
 import json
 import operator
 import re
+import tomllib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -32,9 +33,10 @@ def place(file: str) -> Path:
     return here if here.is_file() else BENCHMARKS / f"{file}.json"
 
 
-def files(text: str) -> list[str]:
-    """The names of the files that a text or a condition refers to, each once."""
-    return list(dict.fromkeys(re.findall(r"(?:^|[{\s])(\w[\w-]*) > \w", text)))
+def files(texts: list[str]) -> list[str]:
+    """The names of the files that texts and conditions refer to, each once."""
+    begins = re.compile(r"(?:^|\{|(?:>=|<=|>>|<<) )(\w[\w-]*) > ")
+    return list(dict.fromkeys(name for text in texts for name in begins.findall(text)))
 
 
 def looked_up(reference: str):
@@ -61,14 +63,19 @@ def wilson(share: float, count: int) -> dict[str, float]:
 
 
 def filled(text: str) -> str:
-    """The text with each reference in braces replaced by its number, or by `value (low to high)`."""
+    """The text with each reference in braces replaced by its number, or by `value (low to high)`.
+
+    The format "percent" multiplies by 100.
+    """
 
     def number(match):
         reference, form = match.group(1), (match.group(2) or ".2f").strip()
         found = looked_up(reference)
+        scale, form = (100, ".0f") if form == "percent" else (1, form)
         if not isinstance(found, dict):
-            return format(found, form)
-        return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+            return format(scale * found, form)
+        value, low, high = (format(scale * found[end], form) for end in ("value", "low", "high"))
+        return f"{value} ({low} to {high})" if scale == 1 else f"{value} % ({low} to {high})"
 
     return re.sub(r"\{([^{}:]+?)(?: : ([^{}]+))?\}", number, text)
 
@@ -78,3 +85,15 @@ def holds(condition: str) -> bool:
     left, sign, right = re.fullmatch(r"(.+?) (>=|<=|>>|<<) (.+)", condition).groups()
     side = lambda text: float(text) if re.fullmatch(r"-?[\d.]+(?:e-?\d+)?", text) else looked_up(text)
     return _COMPARISONS[sign if sign in _COMPARISONS else sign[0]](side(left), side(right))
+
+
+def quotations() -> list[tuple[str, str]]:
+    """(page, text that stands there) of quoted.toml; an entry's `rows` repeat its text with <a>, <b>, ... replaced."""
+    found = []
+    for entry in tomllib.loads((FOLDER / "quoted.toml").read_text())["quote"]:
+        for row in entry.get("rows", [[]]):
+            text = entry["text"]
+            for letter, word in zip("abcdefgh", row, strict=False):
+                text = text.replace(f"<{letter}>", word)
+            found.append((entry["page"], filled(text)))
+    return found

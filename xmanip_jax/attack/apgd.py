@@ -38,7 +38,7 @@ class Case(NamedTuple):
     """One image: what does not change between two checkpoints."""
 
     clean: View
-    anchor: View  # the clean image as the surrogate sees it: what is climbed away from
+    anchor: View  # the clean image as the surrogate sees it
     settings: Any  # of the surrogate
     label: Array
     key: Array
@@ -87,7 +87,7 @@ def step(s: Search, seen: Callable, network: Lifted, now: Climb, case: Case, clo
 
     def objective(pixels):
         view = seen(network, pixels, case, draw(case.key, 1, clock.draw), clock.t)
-        apart = s.distance(view.heatmap, case.anchor.heatmap)
+        apart = s.distance(view.heatmap, case.clean.heatmap)
         return (jnp.where(kept, apart, margin(view.logits, case.clean.logits.argmax())),
                 score(view, case.anchor, s.distance))
 

@@ -10,7 +10,15 @@ layer is differentiated: with r the share of the forward pass above it, a map co
 the number of the map's axes that are believed: by default at most those of the input, which has channels itself when
 it has three axes or more. A layer with more of them is refused, because the first is a batch, of crops or heads, rather
 than a place.
+
+A layer of tokens [t, c'] of an image has the map of their grid, if they make one in the image's proportions, with or
+without a class token in front (`explain.tokens`), which is left out, also of the mean over places; else say `grid=`
+and `class_tokens=`, how many tokens stand in front. `cam` leaves none out, and keeps [t] where one stands there. Where
+only the class token is read above the layer, as after the last attention, the gradient at all others is 0, and so is
+the map: take the last layer below an attention.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +28,7 @@ from ..metrics.places import channel_axis, wide
 from ..types import Explanation
 from .base import explanation, select
 from .linearity import first_nonlinear
+from .tokens import on_grid, token_grid
 
 __all__ = ["cam", "grad_cam", "grad_cam_pp", "layer_gradient"]
 
@@ -63,13 +72,14 @@ def cam(layer: str, *, channels: int = -1, places: int | None = None) -> Explana
             raise ValueError(f"cam needs a model that is affine above the layer {layer!r}, but {operation} follows: "
                              "choose a later layer, or grad_cam")
         a, g, logits = _value_and_gradient(layer, f, x, target)
-        a, g = _arranged(a, g, x, layer, channels, places)
+        a, g = _gridded(*_arranged(a, g, x, layer, channels, places), x, None, None, all_tokens=True)
         return a[..., 0].size * jnp.sum(a * g, -1), logits
 
     return explanation(core)
 
 
-def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int | None = None) -> Explanation:
+def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int | None = None,
+             grid: Sequence[int] | None = None, class_tokens: int | None = None) -> Explanation:
     """relu(sum_k mean_i(d f_t / d a_k(i)) a_k) (Selvaraju et al. 2017); relu=False keeps the negative evidence.
 
     >>> import jax, jax.numpy as jnp
@@ -80,14 +90,15 @@ def grad_cam(layer: str, *, relu: bool = True, channels: int = -1, places: int |
     """
     def core(f, x, target, *, key=None):
         a, g, logits = _value_and_gradient(layer, f, x, target)
-        a, g = _arranged(a, g, x, layer, channels, places)
+        a, g = _gridded(*_arranged(a, g, x, layer, channels, places), x, grid, class_tokens)
         weighted = jnp.sum(a * g.mean(tuple(range(g.ndim - 1)), keepdims=True), -1)
         return jnp.maximum(weighted, 0) if relu else weighted, logits
 
     return explanation(core)
 
 
-def grad_cam_pp(layer: str, *, channels: int = -1, places: int | None = None) -> Explanation:
+def grad_cam_pp(layer: str, *, channels: int = -1, places: int | None = None, grid: Sequence[int] | None = None,
+                class_tokens: int | None = None) -> Explanation:
     """Grad-CAM++ (Chattopadhay et al. 2018): channel weights sum_i alpha_k(i) relu(g_k(i)), with
     alpha = g^2 / (2 g^2 + sum_j a_k(j) g^3), the score's exponential being what is differentiated (their eq. 19).
 
@@ -100,7 +111,7 @@ def grad_cam_pp(layer: str, *, channels: int = -1, places: int | None = None) ->
     """
     def core(f, x, target, *, key=None):
         a, g, logits = _value_and_gradient(layer, f, x, target)
-        a, g = _arranged(a, g, x, layer, channels, places)
+        a, g = _gridded(*_arranged(a, g, x, layer, channels, places), x, grid, class_tokens)
         everywhere = tuple(range(g.ndim - 1))
         denominator = 2 * g**2 + a.sum(everywhere, keepdims=True) * g**3
         safe = jnp.where(denominator == 0, 1, denominator)
@@ -144,3 +155,21 @@ def _arranged(a, g, x, layer, channels, places):
                          f"places={len(kept)})")
     return (wide(v).transpose(*range(first), *kept, axis).reshape(*(shape[k] for k in kept), shape[axis])
             for v in (a, g))
+
+
+def _gridded(a, g, x, grid, class_tokens, all_tokens=False):
+    """Both on the grid of the image, if they are of tokens and make one; all_tokens: only if none would be left out."""
+    said = grid is not None or class_tokens is not None
+    if a.ndim != 2 or (x.ndim < 3 and not said):
+        if said:
+            raise ValueError(f"grid and class_tokens are for a layer of tokens [t, c], got places {a.shape[:-1]}")
+        return a, g
+    try:
+        places, front = token_grid(len(a), x.shape, grid, class_tokens)
+    except ValueError:
+        if said:
+            raise
+        return a, g
+    if (front and all_tokens) or (not said and sum(n > 1 for n in places) < 2):
+        return a, g
+    return on_grid(a, places, front), on_grid(g, places, front)

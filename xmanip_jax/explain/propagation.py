@@ -8,7 +8,19 @@ import jax.numpy as jnp
 
 from .. import rewrite
 from ..types import Array, ArrayLike, Explanation, Float, Num
-from .base import explanation, select
+from .base import explanation
+from .relevance import (
+    FIXED,
+    Product,
+    first_largest,
+    from_logits,
+    passed,
+    pull,
+    pulled,
+    shared_pool,
+    softmax_rule,
+    summed,
+)
 from .rules import Rule, alpha_beta, epsilon, z_box, z_plus
 
 __all__ = ["deconvnet", "guided_backprop", "lrp", "lrp_dombrowski2019", "lrp_heo2019", "pattern_attribution"]
@@ -29,7 +41,7 @@ def guided_backprop() -> Explanation:
     """
     def backward(operation):
         def rule(relevance, result, *operands):
-            return _pull(operation, operands, jnp.maximum(relevance, 0))
+            return pull(operation, operands, jnp.maximum(relevance, 0))
 
         return rule
 
@@ -52,7 +64,7 @@ def deconvnet() -> Explanation:
 
 
 def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | None = None, sums: Rule | None = None,
-        max_pool: str = "winner", layer: str | None = None,
+        max_pool: str = "winner", products: str = "signal", layer: str | None = None,
         rules: Mapping[str, Callable[..., Array]] | None = None) -> Explanation:
     """Layer-wise relevance propagation (Bach et al. 2015) with one rule for each kind of layer.
 
@@ -61,7 +73,7 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
     one operand pass relevance unchanged, and so do constants added or multiplied elsewhere. A product gives all
     relevance to the signal if the other operand is a gate, a value in [0, 1] by construction such as a sigmoid (Arras
     et al. 2017), or the scale of a normalisation (Ali et al. 2022); else half to each. So gated units, LSTM, GRU,
-    LayerNorm, GroupNorm, RMSNorm and L2 normalisation have their rules.
+    LayerNorm, GroupNorm, RMSNorm, L2 normalisation and attention have their rules.
 
     Args:
       conv: rule of convolutions, default z_plus();  dense: of dense layers, default epsilon().
@@ -69,6 +81,8 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
       sums: rule of additions, sums and average pools, as linear layers of equal weights: epsilon() splits
         in proportion to the summands (the default), z_plus() in proportion to their positive parts.
       max_pool: "winner" (the first largest takes all), or "proportional": as a sum over the window.
+      products: "signal": attention weights are gates, and what they weight gets all, as in CP-LRP (Ali et al. 2022);
+        "halves": they get half, and pass it on through their softmax to queries and keys (Achtibat et al. 2024).
       layer: stop at this layer (see `rewrite.layers`): the map is the relevance of its value.
       rules: from the name of a primitive, or of a jitted or custom-rule function wherever it stands, to
         `(R, result, *operands) -> relevance of the operands that depend on the image`, a tuple if several; operands
@@ -86,39 +100,40 @@ def lrp(*, conv: Rule | None = None, dense: Rule | None = None, first: Rule | No
     """
     if max_pool not in ("winner", "proportional"):
         raise ValueError(f'max_pool is "winner" or "proportional", got {max_pool!r}')
+    if products not in ("signal", "halves"):
+        raise ValueError(f'products is "signal" or "halves", got {products!r}')
     by_kind = {"conv": conv or z_plus(), "dense": dense or epsilon()}
     sums, rules = sums or epsilon(), rules or {}
 
     def choose(operation):
         kind = operation.kind
-        if operation.name in rules and kind not in _FIXED:
+        if operation.name in rules and kind not in FIXED:
             return rules[operation.name]
         if kind in by_kind:
             if not first or layer is not None or operation.first is False:
                 return by_kind[kind]
             return first if operation.first else functools.partial(_sometimes_first, operation)
         if kind in ("sum", "add"):
-            return functools.partial(_summed, operation, sums)
+            return functools.partial(summed, operation, sums)
         if kind in ("activation", "elementwise", "statistic", "custom") and sum(operation.carried) == 1:
-            return functools.partial(_passed, operation)
-        if kind == "product" or (kind == "quotient" and operation.signal is not None):
-            return _Product(operation)
+            return functools.partial(passed, operation)
+        if kind in ("matmul", "product") or (kind == "quotient" and operation.signal is not None):
+            return Product(operation, products == "halves")
+        if kind == "softmax":
+            return functools.partial(softmax_rule, operation)
         if kind == "max_pool":
-            return None if max_pool == "winner" else functools.partial(_shared_pool, operation, sums)
+            return None if max_pool == "winner" else functools.partial(shared_pool, operation, sums)
         if kind == "max":
-            return functools.partial(_first_largest, operation)
+            return functools.partial(first_largest, operation)
         return None if kind in ("route", "select") else NotImplemented
 
-    return _from_logits(choose, layer, frozenset(rules))
+    return from_logits(choose, layer, frozenset(rules))
 
 
 def _sometimes_first(operation, relevance, layer):
     raise rewrite.UnsupportedPrimitiveError(f"{operation} is a first layer in some turns of its loop, or in some "
                                             "branches, only: unroll the loop, rewrite.unroll(f), or give no rule for "
                                             "first layers")
-
-
-_FIXED = ("conv", "dense", "elementwise", "route")  # kinds that no rule by name is asked for
 
 
 def lrp_dombrowski2019(low: Num[ArrayLike, "..."], high: Num[ArrayLike, "..."]) -> Explanation:
@@ -185,33 +200,7 @@ def pattern_attribution(patterns: Mapping[str, Float[ArrayLike, "..."]]) -> Expl
 
         return rule
 
-    return _from_logits(choose)
-
-
-def _from_logits(choose, layer=None, names=frozenset()):
-    """Relevance starts as direction * logits; names: of operations that the user gave rules for."""
-    def core(f, x, target, *, key=None):
-        h, at = (f, x) if layer is None else _above(f, x, layer)
-        _check_names(h, at, names)
-        g = rewrite.propagate(h, choose, calls=names)
-        return _pulled(g, at, target, lambda direction, logits: direction * logits)
-
-    return explanation(core)
-
-
-def _above(f, x, layer):
-    """The part of the model above a layer, as a function of what is added to the layer's value, and zero."""
-    tapped = rewrite.tap(f, layer)
-    return lambda delta: tapped(x, delta)[0], rewrite.zero_at(f, x, layer)
-
-
-def _check_names(f, x, names):
-    if not names:
-        return
-    known = {op.name for op in rewrite.flow(f, x, calls=names) if op.kind not in _FIXED}
-    if missing := sorted(names - known):
-        raise ValueError(f"rules name {', '.join(missing)}, which the model does not contain as an operation with a "
-                         f"rule of its own; it contains {', '.join(sorted(known)) or 'none'}")
+    return from_logits(choose)
 
 
 def _through_activations(backward):
@@ -225,92 +214,10 @@ def _through_activations(backward):
             seen.append(operation)
             return backward(operation)
 
-        found = _pulled(rewrite.propagate(f, choose), x, target, lambda direction, logits: direction)
+        found = pulled(rewrite.propagate(f, choose), x, target, lambda direction, logits: direction)
         if not seen:
             raise rewrite.NoActivationError("the model calls no activation function: its guided and deconvolved "
                                             "gradients are its gradient; rewrite.inspect(f, x) lists its kinks")
         return found
 
     return explanation(core)
-
-
-def _pulled(g, x, target, start):
-    logits, pull = jax.vjp(g, x)
-    direction = jax.grad(lambda scores: select(scores, target))(logits)
-    return pull(start(direction, logits))[0], logits
-
-
-def _pull(operation, operands, relevance):
-    """JAX's own derivative of an operation in its carried operands."""
-    carried = [i for i, c in enumerate(operation.carried) if c]
-
-    def of_carried(*values):
-        full = list(operands)
-        for i, v in zip(carried, values, strict=True):
-            full[i] = v
-        return operation.apply(*full)
-
-    found = jax.vjp(of_carried, *(operands[i] for i in carried))[1](relevance)
-    return found[0] if len(found) == 1 else found
-
-
-def _passed(operation, relevance, result, *operands):
-    return _like(operands[operation.carried.index(True)], relevance)
-
-
-class _Product:
-    """All relevance to the signal, none to what gates or scales it; half to each if both count."""
-
-    def __init__(self, operation):
-        self.carried, self.signal = operation.carried, operation.signal
-        places = [k for k, c in enumerate(self.carried) if c]
-        self.passes = tuple(self.signal in (None, k) for k in places)
-
-    def __call__(self, relevance, result, *operands):
-        if self.signal is None:
-            return relevance / 2, relevance / 2
-        return tuple(relevance if p else None for p in self.passes)
-
-
-def _like(operand, relevance):
-    """What a result says of an operand that was broadcast into it."""
-    if operand.shape == relevance.shape:
-        return relevance
-    return jax.linear_transpose(lambda v: jnp.broadcast_to(v, relevance.shape), operand)(relevance)[0]
-
-
-def _summed(operation, rule, relevance, result, *operands):
-    """An addition or a sum as a linear layer whose weights are all 1, or 1 / n of a mean."""
-    values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
-    if operation.kind == "sum":
-        return _shared(operation, rule, relevance, *values, operation.apply)
-    signs = (1, -1) if operation.primitive == "sub" else (1, 1)
-    terms = jnp.stack([s * jnp.broadcast_to(v, result.shape) for s, v in zip(signs, values, strict=True)])
-    found = _shared(operation, rule, relevance, terms, lambda x: x.sum(0))
-    return tuple(_like(v, part) for v, part in zip(values, found, strict=True))
-
-
-def _shared_pool(operation, rule, relevance, result, x):
-    """Max-pooling as a sum over each window."""
-    p = operation.params
-    if "window_dimensions" not in p:
-        raise rewrite.UnsupportedPrimitiveError('soft max-pooling has its own shares: max_pool="winner" takes them')
-    window = p["window_dimensions"], p["window_strides"], p["padding"]
-    zero = jnp.zeros((), x.dtype)
-    return _shared(operation, rule, relevance, x, lambda v: jax.lax.reduce_window(v, zero, jax.lax.add, *window))
-
-
-def _shared(operation, rule, relevance, x, total):
-    w = jnp.full((), abs(operation.scale), x.dtype)
-    layer = rewrite.LinearLayer(x, w, 0 * w, w * total(x), lambda x, w: w * total(x), operation.nonnegative)
-    return rule(relevance, layer)
-
-
-def _first_largest(operation, relevance, result, x):
-    """A maximum over axes: all to the first position that attains it."""
-    axes = operation.params["axes"]
-    order = [a for a in range(x.ndim) if a not in axes] + list(axes)
-    moved = x.transpose(order)
-    flat = moved.reshape(*result.shape, -1)
-    winner = jax.nn.one_hot(flat.argmax(-1), flat.shape[-1], dtype=x.dtype)
-    return (winner * relevance[..., None]).reshape(moved.shape).transpose([order.index(a) for a in range(x.ndim)])

@@ -1,6 +1,8 @@
 """Turn a model into another one without touching its code, and look inside it. See docs/rewrite.md."""
 
 from .activations import ACTIVATIONS, Call, Window, inputs, map_calls, replace
+from .attention import Attention, attention_weights, attentions
+from .contents import Contents, inspect
 from .errors import (
     DerivativeInModelError,
     KinkWarning,
@@ -11,17 +13,18 @@ from .errors import (
     UnsupportedPrimitiveError,
 )
 from .known import Known
-from .layers import Contents, Layer, inspect, layer_values, layers, tap, zero_at
+from .layers import Layer, layer_values, layers, tap, zero_at
 from .plan import Operation
 from .propagate import LinearLayer, flow, linear_layers, propagate
 from .stages import Program, Stage, stages
 from .unroll import unroll
 
 __all__ = [
-    "ACTIVATIONS", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer", "LayerError",
-    "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError", "Stage",
-    "UnsupportedPrimitiveError", "Window", "flow", "inputs", "inspect", "layer_values", "layers", "linear_layers",
-    "map_calls", "propagate", "replace", "stages", "tap", "unroll", "zero_at",
+    "ACTIVATIONS", "Attention", "Call", "Contents", "DerivativeInModelError", "KinkWarning", "Known", "Layer",
+    "LayerError", "LinearLayer", "LostRuleWarning", "NoActivationError", "Operation", "Program", "RewriteError",
+    "Stage", "UnsupportedPrimitiveError", "Window", "attention_weights", "attentions", "flow", "inputs", "inspect",
+    "layer_values", "layers", "linear_layers", "map_calls", "propagate", "replace", "stages", "tap", "unroll",
+    "zero_at",
 ]
 
 

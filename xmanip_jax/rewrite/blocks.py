@@ -18,6 +18,7 @@ from .expressions import Expr, Z, express, express_slope
 from .graph import ELEMENTWISE, NEUTRAL, Flat, Node, constant_of, is_elementwise_rule, literal
 from .jaxprs import Literal, bind, bodies, is_custom_rule, prims
 from .known import Known, recognise
+from .softmax import softmaxes, without_insides
 
 __all__ = ["Unit", "run_nodes", "units"]
 
@@ -27,7 +28,8 @@ LONGEST = 64  # nodes of a block that are looked at together
 class Unit(NamedTuple):
     """One operation: its nodes, the values that it reads (of a block: its variable, then constants) and makes.
 
-    role: "single", or of a block "affine", "neutral" or "curved";  known: the function that a curved one is.
+    role: "single", or of a block "affine", "neutral" or "curved", or "softmax";  known: the function that a curved one
+    is;  axes: along which a softmax sums to 1.
     """
 
     nodes: tuple[Node, ...]
@@ -35,17 +37,24 @@ class Unit(NamedTuple):
     outputs: tuple[int, ...]
     role: str = "single"
     known: Known | None = None
+    axes: tuple[int, ...] = ()
 
 
-def units(flat: Flat) -> list[Unit]:
-    """The units of a flat function through which something depends on the image, in the order of execution."""
+def units(flat: Flat, shares: bool = False) -> list[Unit]:
+    """The units of a flat function through which something depends on the image, in the order of execution.
+
+    shares: a softmax is one of them.
+    """
+    whole = {found.out: found for found in softmaxes(flat)} if shares else {}
+    flat = without_insides(flat, whole.values()) if whole else flat
     roots: dict[int, Any] = {}
     readers: dict[int, list[Node]] = defaultdict(list)
     for node in flat.nodes:
-        own = flat.depending(node)
+        one = next((whole[o] for o in node.outputs if o in whole), None)
+        own = [one.x] if one else flat.depending(node)
         for i in own:
             readers[i].append(node)
-        if own and (root := _common_root(flat, node, own, roots)) is not None:
+        if own and not one and (root := _common_root(flat, node, own, roots)) is not None:
             roots[node.outputs[0]] = root
     found, done = [], set()
     position = {id(node): k for k, node in enumerate(flat.nodes)}
@@ -53,7 +62,9 @@ def units(flat: Flat) -> list[Unit]:
         if not flat.depending(node):
             continue
         out = node.outputs[0] if node.outputs else None
-        if out not in roots:
+        if out in whole:
+            found.append(_unit(flat, whole[out].nodes, whole[out].x)._replace(role="softmax", axes=whole[out].axes))
+        elif out not in roots:
             found.append(Unit((node,), node.inputs, node.outputs))
         elif out in flat.outputs or not readers[out] or any(
                 roots.get(reader.outputs[0]) != roots[out] for reader in readers[out]):

@@ -28,11 +28,17 @@ ELEMENTWISE = AFFINE | CURVED | STEPS | NEUTRAL
 
 
 class Node(NamedTuple):
-    """An equation whose variables are renamed: numbers, or Literals."""
+    """An equation with renamed variables: numbers, or Literals; caller: the call that it was opened from, or None."""
 
     eqn: Any
     inputs: tuple
     outputs: tuple[int, ...]
+    caller: Any = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the user's code, see `place`; inside a library's function, where that is called."""
+        return place(self.eqn) or (place(self.caller) if self.caller is not None else "")
 
 
 class Flat(NamedTuple):
@@ -72,9 +78,9 @@ def flatten(jaxpr: Any, consts: Sequence[Any], image: Sequence[bool], opens: Cal
     flat = Flat([], {}, inputs, (), {i for i, on in zip(inputs, image, strict=True) if on},
                 {i: v.aval for i, v in zip(inputs, jaxpr.invars, strict=True)}, {}, {})
 
-    def add(eqn, ins, shapes):
+    def add(eqn, ins, shapes, caller=None):
         outs = tuple(next(fresh) for _ in eqn.outvars)
-        node = Node(eqn, ins, outs)
+        node = Node(eqn, ins, outs, caller)
         flat.nodes.append(node)
         flat.avals.update(zip(outs, shapes, strict=True))
         flat.makers.update(dict.fromkeys(outs, node))
@@ -92,7 +98,7 @@ def flatten(jaxpr: Any, consts: Sequence[Any], image: Sequence[bool], opens: Cal
                 i, = add(_broadcast(aval.shape, out.shape, aval.dtype), (i,), [shape])
             yield i
 
-    def walk(jaxpr, consts, operands):
+    def walk(jaxpr, consts, operands, caller=None):
         env = dict(zip(jaxpr.invars, operands, strict=True))
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             env[var] = next(fresh)
@@ -104,11 +110,12 @@ def flatten(jaxpr: Any, consts: Sequence[Any], image: Sequence[bool], opens: Cal
             own = [not isinstance(i, Literal) and i in flat.depends for i in ins]
             if any(own) and opens(eqn, own):
                 (inner, inner_consts), = bodies(eqn)
-                env.update(zip(eqn.outvars, walk(inner, inner_consts, ins), strict=True))
+                env.update(zip(eqn.outvars, walk(inner, inner_consts, ins, caller or eqn), strict=True))
                 continue
             if any(own) and eqn.primitive.name in ELEMENTWISE:
                 ins = tuple(explicit(eqn, ins))
-            env.update(zip(eqn.outvars, add(eqn, ins, [v.aval for v in eqn.outvars]), strict=True))
+            env.update(zip(eqn.outvars, add(eqn, ins, [v.aval for v in eqn.outvars], caller),
+                           strict=True))
         return tuple(map(read, jaxpr.outvars))
 
     return flat._replace(outputs=walk(jaxpr, consts, inputs))

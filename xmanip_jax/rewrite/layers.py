@@ -1,4 +1,4 @@
-"""What a model contains, and access to its inner layers."""
+"""Access to the inner layers of a model."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,31 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..types import Example, Float, Model, Shaped
-from .activations import call_kind, kinks, plan_of
+from .activations import plan_of
 from .errors import LayerError
-from .interpreter import Rule, compute, evaluate, sites
-from .jaxprs import eqn_name, is_custom_rule, prims
+from .interpreter import Rule, Site, compute, evaluate, sites
+from .jaxprs import prims
 from .known import KNOWN
-from .plan import Step
+from .plan import Plan, Step
 
-__all__ = ["Contents", "Layer", "inspect", "layer_values", "layers", "tap", "zero_at"]
+__all__ = ["Layer", "layer_sites", "layer_values", "layers", "tap", "zero_at"]
 
 _LOOPS = {"scan", "while", "cond"}
-
-
-class Contents(NamedTuple):
-    """What a rewrite would see.
-
-    activations: how often each known activation is called, by its name in the table of known ones, "piecewise" for
-    unknown ones made of maxima and |.|;  max_pools: max-poolings;  kinks: other operations that are not smooth and that
-    no surrogate touches, by primitive;  custom_rules: functions with their own derivative;  layers: see `layers`.
-    """
-
-    activations: dict[str, int]
-    max_pools: int
-    kinks: dict[str, int]
-    custom_rules: dict[str, int]
-    layers: tuple["Layer", ...]
 
 
 class Layer(NamedTuple):
@@ -42,28 +27,6 @@ class Layer(NamedTuple):
     name: str
     shape: tuple[int, ...]
     in_loop: bool
-
-
-def inspect(f: Callable[..., Any], x: Any) -> Contents:
-    """List the activations, kinks, custom rules and layers of `f` at inputs shaped like `x`; nothing is computed.
-
-    >>> import jax, jax.numpy as jnp
-    >>> from xmanip_jax import rewrite
-    >>> rewrite.inspect(lambda x: jnp.maximum(jax.nn.relu(x), x[::-1]), jnp.ones(3)).kinks
-    {'max': 1}
-    """
-    plan = plan_of(f, (x,))[0]
-
-    def role(step):
-        if kind := call_kind(step):
-            return ("pools" if kind == "max_pool" else "activations"), kind
-        return next((("custom_rules", eqn_name(n.eqn)) for n in step.unit.nodes if is_custom_rule(n.eqn)), None)
-
-    found = Counter(site.kind for site in sites(plan, role))
-    of = lambda part: {name: n for (role, name), n in found.items() if role == part}
-    listed = tuple(layer for layer, _ in _layer_sites(plan)[1])
-    bent = dict(Counter(eqn.primitive.name for eqn in kinks(plan)))
-    return Contents(of("activations"), sum(of("pools").values()), bent, of("custom_rules"), listed)
 
 
 def layers(f: Callable[..., Any], x: Any) -> tuple[Layer, ...]:
@@ -77,7 +40,7 @@ def layers(f: Callable[..., Any], x: Any) -> tuple[Layer, ...]:
     >>> rewrite.layers(lambda x: jax.nn.relu(x).sum(), jnp.ones(2))
     (Layer(name='relu#0', shape=(2,), in_loop=False),)
     """
-    return tuple(layer for layer, _ in _layer_sites(plan_of(f, (x,))[0])[1])
+    return tuple(layer for layer, _ in layer_sites(plan_of(f, (x,))[0])[1])
 
 
 def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
@@ -95,7 +58,7 @@ def tap(f: Model, layer: str) -> Callable[[Array, Array], tuple[Array, Array]]:
 
     def tapped(x, delta):
         plan, leaves, structure = plan_of(f, (x,))
-        match, found = _layer_sites(plan)
+        match, found = layer_sites(plan)
         names = [known.name for known, _ in found]
         if layer not in names:
             raise _unknown(layer, names)
@@ -126,7 +89,7 @@ def layer_values(f: Model) -> Callable[[Array], tuple[Array, dict[str, Array]]]:
 
     def valued(x):
         plan, leaves, structure = plan_of(f, (x,))
-        match, found = _layer_sites(plan)
+        match, found = layer_sites(plan)
         kept = [not layer.in_loop for layer, _ in found]
 
         def apply(kind, at, step, operands):
@@ -148,7 +111,7 @@ def zero_at(f: Model, x: Shaped[Example, "*shape"], layer: str) -> Float[Array, 
     >>> rewrite.zero_at(lambda x: jax.nn.relu(x).sum(), jnp.ones(2), "relu#0")
     Array([0., 0.], dtype=float32)
     """
-    found = {known.name: site for known, site in _layer_sites(plan_of(f, (x,))[0])[1]}
+    found = {known.name: site for known, site in layer_sites(plan_of(f, (x,))[0])[1]}
     if layer not in found:
         raise _unknown(layer, list(found))
     aval = found[layer].plan.flat.aval(found[layer].step.outputs[0])
@@ -171,7 +134,8 @@ def layer_kind(step: Step) -> str | None:
     return KNOWN[operation.known.name].layer or operation.known.name
 
 
-def _layer_sites(plan):
+def layer_sites(plan: Plan) -> tuple[Callable[[Step], Any], list[tuple[Layer, Site]]]:
+    """(which steps are layers, each with its site)."""
     match = lambda step: step.eqn.params["name"] if step.eqn.primitive is prims.name_p else None
     if not (found := sites(plan, match)):
         match = layer_kind

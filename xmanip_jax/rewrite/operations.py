@@ -12,6 +12,7 @@ from .blocks import Unit
 from .graph import AFFINE, NEUTRAL, STEPS, Flat, constant_of
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, trace
 from .known import KNOWN
+from .softmax import is_share
 
 __all__ = ["ROUTES", "Tag", "always", "is_max_pool", "kind_of", "pool_params", "tag_of"]
 
@@ -29,7 +30,8 @@ class Tag(NamedTuple):
     carried: relevance flows through it (comparisons and indices depend on the image without carrying it);
     first: no linear layer lies between the image and it, None for sometimes;  nonnegative: by construction;
     gate: it lies in [0, 1] by construction;  squares: it is a square, or a sum of squares;
-    scale: it is a positive function of such a sum, as the deviation that a normalisation divides by.
+    scale: it is a positive function of such a sum, as the deviation that a normalisation divides by;
+    softmax: it is one, as attention weights are, or what constants made of one.
     """
 
     carried: bool
@@ -38,6 +40,7 @@ class Tag(NamedTuple):
     gate: bool = False
     squares: bool = False
     scale: bool = False
+    softmax: bool = False
 
 
 LOST = Tag(carried=False, first=False, nonnegative=False)
@@ -54,13 +57,16 @@ def kind_of(flat: Flat, unit: Unit, tags: list[Tag | None]) -> str:
     """What a unit is to a rule, given the tags of its inputs (None: independent of the image).
 
     "conv" and "dense": linear layers with weights;  "add": a sum of two carried operands;  "sum": a sum over
-    axes or windows;  "product" and "quotient": of two carried operands;  "max_pool", "max";  "activation": a curved
+    axes or windows;  "product" and "quotient": of two carried operands;  "matmul": a matrix product of two;
+    "softmax";  "max_pool", "max";  "activation": a curved
     elementwise function of one operand;  "elementwise": an affine one, constants added or multiplied;  "statistic": a
     curved one that only scales a normalisation;  "step": a comparison, or what derivatives take for a constant;
     "route": moves values without changing them;  "select": a choice between values;  "custom": a function with a
     derivative rule of its own;  "other": anything else.
     """
     carried = [bool(t and t.carried) for t in tags]
+    if unit.role == "softmax":
+        return "softmax"
     if unit.role != "single":
         if unit.role == "curved":
             if not carries(unit):
@@ -78,6 +84,8 @@ def kind_of(flat: Flat, unit: Unit, tags: list[Tag | None]) -> str:
     if name in ("conv_general_dilated", "dot_general"):
         weights_only = name == "dot_general" or carried[0]
         linear = sum(carried) == 1 and weights_only
+        if name == "dot_general" and all(carried):
+            return "matmul"
         return {"conv_general_dilated": "conv", "dot_general": "dense"}[name] if linear else "other"
     if all(carried) and len(tags) == 2 and name in _PAIRS:
         return _PAIRS[name]
@@ -92,6 +100,7 @@ def kind_of(flat: Flat, unit: Unit, tags: list[Tag | None]) -> str:
     return "route" if name in ROUTES else "other"
 
 
+_SHIFTS = {"add", "neg", "sub"}
 _PAIRS = {"add": "add", "add_any": "add", "sub": "add", "mul": "product", "div": "quotient"}
 
 
@@ -120,13 +129,15 @@ def tag_of(flat: Flat, unit: Unit, kind: str, tags: list[Any]) -> Tag:
     nonnegative = not linear and _keeps_sign(flat, unit, kind, tags, known)
     gate = bool(known and known.gate) or (kind in ("route", "select") and all(t.gate for t in carried)) or (
         names == ["sub"] and kind == "elementwise" and all(t.gate for t in carried)
-        and constant_of(flat, unit.inputs[0]) == 1) or (kind == "quotient" and is_share(flat, unit))
-    return Tag(True, first, nonnegative, gate, squares, scale)
+        and constant_of(flat, unit.inputs[0]) == 1) or (kind == "quotient" and is_share(flat, *unit.inputs))
+    shares = kind == "softmax" or (
+        kind in ("route", "select", "elementwise") and all(t.softmax for t in carried) and names[0] not in _SHIFTS)
+    return Tag(True, first, nonnegative, gate or kind == "softmax", squares, scale, shares)
 
 
 def carries(unit: Unit) -> bool:
     """Whether a unit of an elementwise block passes anything on but comparisons and steps of its variable."""
-    if unit.role == "single":
+    if unit.role in ("single", "softmax"):
         return True
     known = {unit.inputs[0]} if unit.role == "curved" else {i for i in unit.inputs if not isinstance(i, Literal)}
     for node in unit.nodes:
@@ -140,6 +151,8 @@ def carries(unit: Unit) -> bool:
 
 
 def _keeps_sign(flat, unit, kind, tags, known):
+    if kind == "softmax":
+        return True
     signs = [_nonnegative_constant(flat, i) if t is None else t.nonnegative
              for i, t in zip(unit.inputs, tags, strict=True)]
     names = [node.eqn.primitive.name for node in unit.nodes]
@@ -148,7 +161,7 @@ def _keeps_sign(flat, unit, kind, tags, known):
             names == ["integer_pow"] and unit.nodes[0].eqn.params["y"] % 2 == 0)
     if kind == "elementwise":
         return names[0] not in ("neg", "sub") and all(signs)
-    if kind in ("add", "product", "quotient"):
+    if kind in ("add", "matmul", "product", "quotient"):
         return names[0] != "sub" and all(signs)
     if kind == "max_pool":
         return any(t is not None and t.nonnegative for t in tags)
@@ -160,21 +173,6 @@ def _keeps_sign(flat, unit, kind, tags, known):
 def _nonnegative_constant(flat, i):
     value = constant_of(flat, i)
     return value is not None and bool(value >= 0)
-
-
-def is_share(flat: Flat, unit: Unit) -> bool:
-    """Whether a quotient divides something by its own sum, as a softmax does."""
-    part, whole = unit.inputs
-    while not isinstance(whole, Literal) and whole in flat.makers:
-        node = flat.makers[whole]
-        name = node.eqn.primitive.name
-        if name == "reduce_sum":
-            return node.inputs[0] == part and flat.makers.get(part) is not None and \
-                flat.makers[part].eqn.primitive.name == "exp"
-        if name not in ("broadcast_in_dim", "reshape", "expand_dims"):
-            return False
-        whole = node.inputs[0]
-    return False
 
 
 def is_max_pool(eqn: Any) -> bool:

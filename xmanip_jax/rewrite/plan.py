@@ -17,11 +17,12 @@ import numpy as np
 from .blocks import Unit, run_nodes, units
 from .control import CONTROL
 from .errors import LostRuleWarning
-from .graph import NEUTRAL, Flat, Node, constant_of, describe, flatten, is_elementwise_rule, literal, place
+from .graph import Flat, Node, describe, flatten, is_elementwise_rule, literal
 from .jaxprs import Literal, bind, bodies, eqn_name, is_custom_rule, prims, scan_split
 from .known import Known
 from .merge import Merged, affine_run, merged
-from .operations import IMAGE, LOST, ROUTES, Tag, always, is_max_pool, kind_of, pool_params, tag_of
+from .operations import IMAGE, LOST, Tag, always, is_max_pool, kind_of, pool_params, tag_of
+from .roles import centred, log_sums, normalising, scale, signal
 
 __all__ = ["IMAGE", "Operation", "Options", "Plan", "Step", "early_values", "make_plan", "operations", "read"]
 
@@ -33,7 +34,8 @@ class Options(NamedTuple):
     everything: comparisons and integers carry the image, too;  merge: linear layers take their affine runs along;
     opens_rules: (equation) -> whether a function with a derivative rule that is neither elementwise nor a pooling is
     its body, the rule being dropped with a warning; else it stays one operation, "custom";
-    opens_elementwise: (equation, which operands depend on the image) -> likewise for one that is elementwise.
+    opens_elementwise: (equation, which operands depend on the image) -> likewise for one that is elementwise;
+    shares: a softmax is one operation.
     """
 
     open_remat: bool = False
@@ -42,6 +44,7 @@ class Options(NamedTuple):
     merge: bool = True
     opens_rules: Callable[[Any], bool] = lambda eqn: True
     opens_elementwise: Callable[[Any, Sequence[bool]], bool] = lambda eqn, on: False
+    shares: bool = False
 
 
 class Operation(NamedTuple):
@@ -55,11 +58,13 @@ class Operation(NamedTuple):
     apply: operands -> result, as traced;  merge: a linear layer with its affine run, else None;
     known: of an activation, its name in the table of known ones and its parameters, numbers or the places of operands
     as `("operand", k)`;
-    signal: of a product, which operand the relevance belongs to if the other only gates or scales it, else None;
+    signal: of a product, which operand the relevance belongs to if the other only gates or scales it, else None; of a
+    sum of two, which one the other centres, being its mean;
     scale: what a sum over axes is multiplied by before anything else is done to it, as in a mean;
     place: where it stands in the user's code;
     primitive: what it is to JAX, "" for functions and blocks of several equations: `name` may be a user's, and says
-    nothing of what is computed.
+    nothing of what is computed;
+    beside: what the operand beside the signal is: "gate", "softmax", "scale", "mean", "lost", "" where there is none.
     """
 
     kind: str
@@ -76,6 +81,7 @@ class Operation(NamedTuple):
     scale: float = 1.0
     place: str = ""
     primitive: str = ""
+    beside: str = ""
 
     def __str__(self):
         return f"{self.name} ({self.place})" if self.place else self.name
@@ -132,7 +138,7 @@ def _numbered(plan, counter):
 def _planned(jaxpr, consts, tags, options):
     flat = flatten(jaxpr, consts, [t is not None for t in tags], lambda eqn, on: _opens(eqn, on, options))
     known = {i: t for i, t in zip(flat.inputs, tags, strict=True) if t}
-    found = units(flat)
+    found = units(flat, options.shares)
     kinds, plans = {}, {}
     for k, unit in enumerate(found):
         own = [_tag(known, i) for i in unit.inputs]
@@ -249,7 +255,7 @@ def _steps(flat, found, kinds, plans, known, merges):
             readers[i] = unit
     users.update(o for o in flat.outputs if not isinstance(o, Literal))
     alone = lambda v: readers[v] if users[v] == 1 and v in readers else None
-    normalising = _normalising(found, kinds, known, readers) | _log_sums(found, kinds)
+    scaling = normalising(found, kinds, known) | log_sums(found, kinds)
     for k, unit in enumerate(found):
         if unit.outputs in done:
             continue
@@ -258,7 +264,7 @@ def _steps(flat, found, kinds, plans, known, merges):
         if k in plans or not any(carried) or not any(known[o].carried for o in unit.outputs):
             steps.append(Step(None, unit, unit.inputs, unit.outputs, plans.get(k, ())))
             continue
-        kind = "statistic" if kinds[k] == "activation" and unit.outputs[0] in normalising else kinds[k]
+        kind = "statistic" if kinds[k] == "activation" and unit.outputs[0] in scaling else kinds[k]
         run, merge, inputs, outs = (), None, unit.inputs, unit.outputs
         if kind in ("conv", "dense"):
             run = affine_run(flat, unit, kind, carried, alone if merges else lambda v: None)
@@ -269,72 +275,25 @@ def _steps(flat, found, kinds, plans, known, merges):
             inputs, outs = (*unit.inputs, *extra), run[-1].outputs if run else unit.outputs
         operation = _operation(unit, kind, tags, carried, merge)
         if kind == "sum":
-            operation = operation._replace(scale=_scale(flat, unit, alone))
+            operation = operation._replace(scale=scale(flat, unit, alone))
+        elif kind == "add" and centred(flat, unit):
+            operation = operation._replace(signal=0, beside="mean")
         steps.append(Step(operation, unit, inputs, outs, run=run))
     return steps
-
-
-def _scale(flat, unit, alone):
-    """The product of the numbers that the result of a unit is multiplied by, alone, next."""
-    scale, i = 1.0, unit.outputs[0]
-    while (after := alone(i)) is not None and len(flat.depending(after.nodes[0])) == 1:
-        for node in after.nodes:
-            name, factor = node.eqn.primitive.name, 1.0
-            if name in ("mul", "div"):
-                k = node.inputs.index(i)
-                factor = constant_of(flat, node.inputs[1 - k]) if name == "mul" or k == 0 else None
-            if factor is None or not np.isfinite(factor) or name not in ("mul", "div", *ROUTES, *NEUTRAL):
-                return scale
-            scale, i = scale * factor if name == "mul" else scale / factor, node.outputs[0]
-    return scale
-
-
-def _normalising(found, kinds, known, readers):
-    """The values on the way to what a product only scales by: squares, their roots; and the terms of a softmax."""
-    makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
-    stack = []
-    for k, unit in enumerate(found):
-        tags = [_tag(known, i) for i in unit.inputs]
-        if kinds.get(k) in ("product", "quotient"):
-            stack += [i for i, t in zip(unit.inputs, tags, strict=True) if t.scale and not all(t.scale for t in tags)]
-            if kinds[k] == "quotient" and known[unit.outputs[0]].gate:
-                stack.append(unit.inputs[0])
-    seen = set()
-    while stack:
-        i = stack.pop()
-        if i in seen or i not in makers:
-            continue
-        seen.add(i)
-        tag = known[i]
-        if tag.scale or (tag.squares and kinds.get(makers[i]) != "activation"):
-            stack += [j for j in found[makers[i]].inputs if not isinstance(j, Literal) and j in known]
-    return {i for i in seen if known[i].squares or known[i].scale or known[i].nonnegative}
-
-
-def _log_sums(found, kinds):
-    """The values log, exp, and |.| between of a log of a sum of exponentials, as jax.nn.log_softmax subtracts it."""
-    makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
-    names = [{node.eqn.primitive.name for node in unit.nodes} for unit in found]
-    marked = set()
-    for k, unit in enumerate(found):
-        chain = [unit.outputs[0]] if kinds.get(k) == "activation" and names[k] == {"log"} else []
-        at = makers.get(unit.inputs[0]) if chain else None
-        while at is not None and (kinds.get(at) == "route" or names[at] <= {"abs", "reduce_sum"}):
-            chain += found[at].outputs
-            at = makers.get(found[at].inputs[0])
-        if at is not None and names[at] == {"exp"} and any(names[makers[o]] == {"reduce_sum"} for o in chain):
-            marked.update(chain, found[at].outputs)
-    return marked
 
 
 def _operation(unit, kind, tags, carried, merge):
     eqn = unit.nodes[0].eqn
     first = always(t.first for t in tags if t and t.carried)
     nonnegative = all(t.nonnegative for t in tags if t and t.carried)
-    name = unit.known.name if unit.known else ", ".join(dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
+    name = unit.known.name if unit.known else kind if kind == "softmax" else ", ".join(
+        dict.fromkeys(eqn_name(node.eqn) for node in unit.nodes))
     opaque = len(unit.nodes) > 1 or is_custom_rule(eqn) or eqn.primitive is prims.jit_p
-    return Operation(kind, name, 0, first, nonnegative, carried, pool_params(eqn), _applies(unit), merge, _known(unit),
-                     _signal(kind, tags), place=place(eqn), primitive="" if opaque else eqn.primitive.name)
+    params = {"axes": unit.axes} if kind == "softmax" else pool_params(eqn)
+    which, beside = signal(kind, tags)
+    return Operation(kind, name, 0, first, nonnegative, carried, params, _applies(unit), merge, _known(unit), which,
+                     place=unit.nodes[-1 if kind == "softmax" else 0].place,
+                     primitive="" if opaque else eqn.primitive.name, beside=beside)
 
 
 def _applies(unit):
@@ -350,18 +309,6 @@ def _known(unit):
     places = {i: k for k, i in enumerate(unit.inputs) if not isinstance(i, Literal)}
     parameter = lambda p: p.params[0] if p.op == "const" else ("operand", places[p.params[0]])
     return Known(unit.known.name, tuple(map(parameter, unit.known.parameters)))
-
-
-def _signal(kind, tags):
-    """Of two operands of a product, the one that is not merely a gate or a scale; None where both count."""
-    if kind not in ("product", "quotient") or len(tags) != 2:
-        return None
-    lost = [not t.carried for t in tags]
-    gates, scales = [t.gate for t in tags], [t.scale for t in tags]
-    for marks in (lost, scales, gates):
-        if sum(marks) == 1:
-            return marks.index(False)
-    return None
 
 
 def _single(results):

@@ -4,7 +4,7 @@ Guided backpropagation, LRP and Pattern Attribution are `jax.vjp` of such a mode
 derivatives, so that the maps, once taken, differentiate to any order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from .errors import UnsupportedPrimitiveError
 from .graph import describe
 from .interpreter import compute
 from .jaxprs import Literal, trace
-from .plan import IMAGE, Operation, Options, Plan, early_values, make_plan, operations, read
+from .plan import IMAGE, Operation, Options, Plan, Step, early_values, make_plan, operations, read
 
 __all__ = ["LinearLayer", "flow", "linear_layers", "propagate"]
 
@@ -50,7 +50,7 @@ def flow(f: Model, x: Shaped[Example, "*shape"], *, calls: frozenset[str] = froz
     >>> [op.kind for op in rewrite.flow(lambda x: jax.nn.relu(x @ jnp.ones((2, 3))).sum(), jnp.ones(2))]
     ['dense', 'activation', 'sum']
     """
-    return operations(_plan(f, x, Options(calls=calls))[0])
+    return operations(plan_for(f, x, Options(calls=calls, shares=True))[0])
 
 
 def propagate(f: Model, choose: Callable[[Operation], Any], *, calls: frozenset[str] = frozenset()) -> Model:
@@ -75,10 +75,10 @@ def propagate(f: Model, choose: Callable[[Operation], Any], *, calls: frozenset[
     """
 
     def propagated(x):
-        plan, leaves, structure = _plan(f, x, Options(calls=calls))
+        plan, leaves, structure = plan_for(f, x, Options(calls=calls, shares=True))
         refuse(plan, choose)
         boxes = _boxes(plan, choose, leaves)
-        return jax.tree.unflatten(structure, _run(plan, leaves, choose, boxes))
+        return jax.tree.unflatten(structure, run(plan, leaves, choose, boxes))
 
     return propagated
 
@@ -123,18 +123,19 @@ def linear_layers(f: Model) -> Callable[[Array], dict[str, LinearLayer]]:
     """
 
     def layers(x):
-        plan, leaves, _ = _plan(f, x, Options(open_remat=True))
+        plan, leaves, _ = plan_for(f, x, Options(open_remat=True, shares=True))
         if looped := [op for step in plan.steps for body in step.bodies for op in operations(body) if op.merge]:
             raise UnsupportedPrimitiveError(f"{looped[0]} sits in a loop or a branch: the layer has no single input; "
                                             "unroll it, rewrite.unroll(f)")
         found = {}
-        _run(plan, leaves, lambda op: None, {}, found)
+        run(plan, leaves, lambda op: None, {}, found)
         return found
 
     return layers
 
 
-def _plan(f, x, options):
+def plan_for(f: Callable[..., Any], x: Any, options: Options) -> tuple[Plan, list, Any]:
+    """(the plan of f, whose argument all carries the image, the leaves of x, the structure of the result)."""
     jaxpr, consts, leaves, structure = trace(f, x)
     return make_plan(jaxpr, consts, [IMAGE] * len(leaves), options), leaves, structure
 
@@ -190,8 +191,9 @@ def _monotone(step, flat):
     return operation.kind in _MONOTONE and (operation.primitive != "sort" or len(step.inputs) == 1)
 
 
-def _run(plan: Plan, values, choose, boxes, found=None):
-    """The results. boxes: see `_boxes`;  found: takes the linear layers by name."""
+def run(plan: Plan, values: Sequence[Any], choose: Callable[[Operation], Any], boxes: Any, found: Any = None,
+        after: Callable[[Step, list], list] = lambda step, results: results) -> list:
+    """The results. boxes: see `_boxes`;  found: takes the linear layers by name;  after: changes what steps make."""
     rule_of = lambda operation: None if (rule := choose(operation)) is NotImplemented else rule  # nothing reaches it
     env = early_values(plan, dict(zip(plan.inputs, values, strict=True)))
     for step in plan.steps:
@@ -205,7 +207,7 @@ def _run(plan: Plan, values, choose, boxes, found=None):
             results = _linear(step.operation, operands, rule_of(step.operation), boxes.get(x, ()), found)
         else:
             results = _other(step.operation, operands, rule_of(step.operation))
-        env.update(zip(step.outputs, results, strict=True))
+        env.update(zip(step.outputs, after(step, results), strict=True))
     return [read(env, i) for i in plan.outputs]
 
 
@@ -216,7 +218,7 @@ def _control(step, operands, choose, boxes):
         inside = {i: boxes[o] for i, o in zip(plan.inputs, step.inputs, strict=False) if not isinstance(
             o, Literal) and o in boxes} if opened else {}
         runners.append(lambda *values, plan=plan, inside=inside: (
-            _run(plan, values, choose, _bounds(plan, inside, values) if inside else {}), []))
+            run(plan, values, choose, _bounds(plan, inside, values) if inside else {}), []))
     return rebuild(step.eqn, operands, runners)[0]
 
 

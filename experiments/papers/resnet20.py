@@ -1,0 +1,281 @@
+"""Which defences make the map of a network worth defending steadier, at what price, and is it their curvature?
+
+    python experiments/reproduce.py resnet20
+    python experiments/reproduce.py resnet20 --quick        # without data: does everything run?
+
+ResNet-20 on CIFAR-10 (accuracy 0.917). Every relu becomes a softplus of beta = kappa / s, s the standard deviation of
+that activation's inputs over 32 training images, and the network learns for --base-steps to live with it ("softplus").
+From there each smooth defence of FAMILY goes on for --steps, and so does "longer", the control without a penalty; the
+others go on from the relu network. Each is judged on the first --count test images: the largest change of the gradient
+map, 1 - Pearson correlation, within each of --epsilons, by `attack.largest_change` and a search that sees no gradient,
+with the flags of `attack.flags`; the curvature of the predicted class's logit on the first --curved; the accuracy on
+the whole test split. "untrained" is the softplus network before any training, "plain" the relu network as it is.
+
+The run folder gets results.json after every piece that is finished (summaries with bootstrap intervals, flags, and the
+values of every image), and the weights of every network; killed, --resume goes on. What is not there yet is not in it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+from rich.console import Console
+
+import train as training
+from common import files, inputs, program, report, robustness, runs, user_model
+from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth, train
+
+NAME, GRADIENT = "cifar10_resnet20", explain.gradient()
+PART = 25  # images of a piece
+
+
+class Member(NamedTuple):
+    """terms(epsilon, teacher): of train.training_loss;  smooth: from the softplus network, else from the relu one;
+
+    longer: how many times --steps it learns, where a step is cheap.
+    """
+
+    terms: Callable[[float, Any], tuple] = lambda epsilon, teacher: ()
+    smooth: bool = True
+    label_weight: float = 1.0
+    decay: float = 0.0
+    longer: int = 1
+
+
+def _ascent(epsilon):
+    return train.Ascent(epsilon, 1.25 * epsilon, 1, low=0, high=1)  # one step, as Wong et al. 2020
+
+
+_CAM = explain.cam("features")
+FAMILY = {
+    "longer": Member(longer=5),
+    "smooth_adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), longer=5),
+    "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
+    "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
+    "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
+    "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
+                   label_weight=0.0),
+    "weight_decay": Member(smooth=False, decay=0.1, longer=5),
+    "adversarial": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon))),), smooth=False,
+                          longer=5),
+    "trades": Member(lambda epsilon, teacher: ((6.0, defend.trades(_ascent(epsilon))),), smooth=False),
+    "int": Member(lambda epsilon, teacher: ((0.01, defend.interpretability(_ascent(epsilon), _CAM)),), smooth=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The family of one network."""
+
+    names: Annotated[tuple[str, ...], runs.choices("The trainings that go on", FAMILY)] = (
+        "hessian", "smooth_adversarial", "longer", "gradient_alignment", "cure", "atex", "adversarial")
+    kappa: float = 1.0
+    """Sharpness of softplus, relative to the spread of each activation's inputs."""
+    base_steps: int = 200
+    """Number of training steps of the softplus network."""
+    steps: int = 40
+    """Number of training steps of what goes on from it."""
+    batch: int = 50
+    """Number of images of a training step."""
+    base_learning_rate: float = 1e-3
+    """Learning rate of the softplus network's first step, decayed to 0 by a cosine."""
+    learning_rate: float = 5e-4
+    """Learning rate of the first step of what goes on from it, decayed to 0 by a cosine."""
+    epsilons: tuple[float, ...] = (2, 1, 4)
+    """Largest changes of any channel of a pixel, in 255ths; defences train for the first."""
+    count: int = 200
+    """Number of test images that are attacked."""
+    curved: int = 20
+    """Number of test images at which curvature is measured."""
+    ascent: int = 10
+    """Number of steps of the attack from each start."""
+    restarts: int = 2
+    """Number of random starts of the attack, at least 2."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: Path | None = None
+    """The run folder; default: runs/resnet20-<time>."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    quick: bool = False
+    """Random images, a few steps, one defence: does everything run?"""
+
+
+def networks(config, images) -> tuple[models.Pretrained, models.Pretrained, np.ndarray]:
+    """(the relu network, its softplus, the beta of every activation), as functions of the pixels."""
+    plain = user_model.of_pixels(inputs.network(NAME, quick=config.quick))
+    scales = jax.jit(jax.vmap(lambda x: smooth.activation_scales(plain.model, x)))(images[:32]).mean(0)
+    betas = config.kappa / scales
+    soft = lambda f: smooth.softplus(f, betas)
+    net = models.Net(lambda p, s, x: soft(lambda x: plain.net.apply(p, s, x))(x),
+                     lambda p, s, xs, key=None: soft(lambda xs: plain.net.train_apply(p, s, xs, key))(xs))
+    model = Partial(net.apply, plain.params, plain.state)
+    return plain, plain._replace(model=model, net=net), np.asarray(betas)
+
+
+def fitted(network, member, config, steps, rate, images, labels, file, console) -> models.Pretrained:
+    """The network trained, read from `file` if it was before; checkpoints lie beside it."""
+    if file.exists():
+        return user_model.with_weights(network, file)
+    schedule = optax.cosine_decay_schedule(rate, steps)
+    optimizer = optax.adamw(schedule, weight_decay=member.decay) if member.decay else optax.adam(schedule)
+    start, folder = train.begin(network.params, network.state, optimizer, seed=config.seed), file.with_suffix(".steps")
+    if checkpoint.latest_step(folder) is not None:
+        start = checkpoint.load_step(folder, like=start)
+
+    def keep(training):
+        with program.WHOLE:
+            checkpoint.save_step(folder, int(training.step), training)
+
+    def show(step, numbers):
+        console.print(f"{file.stem} {step}/{steps}", "  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+
+    fit = train.fit(optimizer, terms=member.terms(config.epsilons[0] / 255, network.model), batch=config.batch,
+                    label_weight=member.label_weight, steps=steps, every=min(20, steps),
+                    scale=lambda step: jnp.minimum(1.0, 2 * step / steps) if member.label_weight else 1.0)
+    done = fit(network.net, start, images, labels, callback=show, keep=keep)
+    with program.WHOLE:
+        models.save_tensors(user_model.tensors(done.params, done.state), file)
+    return user_model.with_weights(network, file)
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(None, 0))
+def curvature(model, x):
+    """Of the logit of the predicted class at x."""
+    y = model(x).argmax()
+    found = geometry.normalised_curvature(lambda z: model(z)[y], x)
+    return {"spectral_norm": geometry.spectral_norm(lambda z: model(z)[y], x, steps=16).value,
+            "normalised_curvature": found.value, "gradient_norm": found.gradient_norm}
+
+
+def accuracy(network, images, labels):
+    """Float[n]: whether each image is classified rightly."""
+    right = lambda part: np.float32(robustness.right(network.model, images[part], labels[part]))
+    return {"accuracy": np.concatenate([right(slice(i, i + 500)) for i in range(0, len(images), 500)])}
+
+
+def row(parts, seed):
+    """Summaries of {measure: Float[n]} with the values of each image."""
+    return {m: s | {"values": [float(f"{v:.5g}") for v in parts[m]]}
+            for m, s in report.summary(parts, seed, mean=("accuracy",)).items()}
+
+
+def compared(values, plain, seed):
+    """1 - median / median of the plain network, the same images being drawn for both."""
+    n = min(len(values), len(plain))
+    ratio = lambda i, axis: 1 - np.median(values[np.intp(i)], axis) / np.median(plain[np.intp(i)], axis)
+    return metrics.bootstrap_interval(np.arange(n), key=jax.random.key(seed), statistic=ratio)._asdict()
+
+
+class Study:
+    """A run on its way: what is finished, and where results.json stands."""
+
+    def __init__(self, config, out, settings, console):
+        self.config, self.out, self.settings, self.console = config, out, settings, console
+        self.values, self.flags, self.about = {}, {}, {}
+
+    def part(self, name, i, compute):
+        """Piece i of a measure of a network: read if it is there, else computed."""
+        return runs.finished(self.out, i, compute, name=name)
+
+    def add(self, name, measures):
+        """Note {measure: Float[n]} of a network, in the place of what was noted of fewer images."""
+        self.values.setdefault(name, {}).update(measures)
+        self.write()
+
+    def write(self):
+        """results.json with all that is finished."""
+        rows = {name: row(parts, self.config.seed) for name, parts in self.values.items()}
+        for name, measures in rows.items():
+            for m, of in measures.items():
+                if m.startswith("map_change") and m in self.values["plain"]:
+                    of["less than plain"] = compared(self.values[name][m], self.values["plain"][m], self.config.seed)
+        files.write_json(self.out / "results.json", {
+            "config": self.settings, **runs.environment(), **self.about, "results": rows, "flags": self.flags})
+
+
+def main(config: Config) -> None:
+    console, config = Console(), checked(config)
+    out, settings = runs.begin("resnet20", config)
+    console.print(f"run folder: [bold]{out}[/bold]")
+    images, labels, test, test_labels = read(config)
+    runs.same_inputs(out, {"the training images": (images, labels), "the test images": (test, test_labels)})
+    plain, soft, betas = networks(config, images)
+    study = Study(config, out, settings, console)
+    study.about = {"network": NAME, "betas": betas.tolist()}
+    known = {"plain": plain, "untrained": soft}
+    searches = {e: robustness.searching((GRADIENT, GRADIENT), epsilon=e / 255, steps=config.ascent,
+                                        restarts=config.restarts) for e in config.epsilons}
+    key = jax.random.key(config.seed)
+
+    def judge(name, epsilon, count):
+        """The change of a network's map on the first `count` images."""
+        images = test[:count]
+        search = lambda i: searches[epsilon](known[name].model, images[i:i + PART], jax.random.fold_in(key, i))
+        pieces = [study.part(f"{name}-{epsilon:g}", i, partial(search, i)) for i in range(0, count, PART)]
+        found = {k: np.concatenate([p[k] for p in pieces]) for k in pieces[0]}
+        study.flags.setdefault(name, {})[f"{epsilon:g}"] = {
+            k: f._asdict() for k, f in robustness.flags_of(images, found)._asdict().items()}
+        study.add(name, {f"map_change@{epsilon:g}/255": found["change_ascent"],
+                         f"by_random_search@{epsilon:g}/255": found["change_random"]})
+        console.print(f"{name} within {epsilon:g}/255, {count} images: {np.median(found['change_ascent']):.3f}")
+
+    def measure(name):
+        """Its accuracy, and its curvature where it is smooth."""
+        found = study.part(f"{name}-accuracy", 0, lambda: accuracy(known[name], test, test_labels))
+        if known[name].net is soft.net:
+            found |= study.part(f"{name}-curvature", 0, lambda: curvature(known[name].model, test[:config.curved]))
+        study.add(name, found)
+        console.print(f"{name}: accuracy {found['accuracy'].mean():.4f}")
+
+    def learn(name, member, start, steps, rate):
+        known[name] = fitted(start, member, config, steps, rate, images, labels, out / f"{name}.safetensors", console)
+        measure(name)
+        judge(name, config.epsilons[0], min(PART, config.count))
+
+    judge("plain", config.epsilons[0], min(PART, config.count))
+    measure("plain")
+    measure("untrained")
+    learn("softplus", Member(), soft, config.base_steps, config.base_learning_rate)
+    for name in config.names:
+        member = FAMILY[name]
+        learn(name, member, known["softplus" if member.smooth else "plain"], member.longer * config.steps,
+              config.learning_rate)
+    for epsilon in config.epsilons:
+        for count in range(PART, config.count + PART, PART):
+            for name in known:
+                judge(name, epsilon, min(count, config.count))
+
+
+def read(config):
+    """(training images, labels, test images, labels)."""
+    if config.quick:
+        return training.stand_ins((32, 32, 3), 10)
+    steps = max(config.base_steps, 5 * config.steps)
+    images, labels = data.load_dataset("cifar10", "train", limit=min(50_000, steps * config.batch))
+    return images, labels, *data.load_dataset("cifar10", "test")
+
+
+def checked(config):
+    """The configuration that is run; refuses what can be refused before anything is computed."""
+    if config.quick:
+        config = dataclasses.replace(config, names=config.names[:1], base_steps=2, steps=2, batch=16, count=4, curved=2,
+                                     ascent=2, epsilons=config.epsilons[:1])
+    runs.check_known("training", config.names, FAMILY)
+    runs.check_positive(config, "kappa", "base_steps", "steps", "batch", "base_learning_rate", "learning_rate",
+                        "epsilons", "count", "curved", "ascent")
+    if config.restarts < 2:
+        raise ValueError(f"--restarts is at least 2: the flags compare them, got {config.restarts}")
+    return config
+
+
+def run(arguments=None) -> None:
+    runs.command("resnet20", Config, main, __doc__, arguments)
