@@ -29,9 +29,11 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, files, inputs, named_explanations, report, robustness, runs
-from xmanip_jax import geometry, smooth
+from xmanip_jax import geometry, rewrite, smooth
 
-EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "guided_backprop", "grad_cam")
+EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "attnlrp", "cp_lrp", "grad_cam",
+                "attention_rollout", "gradient_attention_rollout")
+ATTENTION = {"attention_rollout", "gradient_attention_rollout"}  # of networks that have some
 SHOWN = {"map_pearson_before": "r before", "map_pearson": "r after", "image_mse": "image MSE",
          "prediction_unchanged": "kept", "probability_change": "change of a probability",
          "largest_change": "largest change"}
@@ -120,8 +122,10 @@ def study(config, name, out):
     names, images = found
     targets = inputs.targets(*found)
     inputs.note(out, name, network, names, images, targets)
+    attention = rewrite.inspect(network.model, network.preprocess(jnp.asarray(images[0]))).attention
+    fitting = [e for e in config.explanations if attention or e not in ATTENTION]
     with batches.progress(Console(), transient=True) as bar:
-        arrays = {e: explained(config, network, e, images, targets, out, bar) for e in config.explanations}
+        arrays = {e: explained(config, network, e, images, targets, out, bar) for e in fitting}
     return names, arrays, runs.finished(out, 0, lambda: curvature(network, images), name=f"{network.name}-curvature")
 
 

@@ -118,8 +118,9 @@ def main(config: Config) -> None:
         models.save_weights(module, out / "weights.safetensors")
     net, *weights = models.functional(module)
     model = Partial(partial(_of_pixels, net, spec.preprocess), *weights)
-    values, flags = robustness.judged(model, found.test_images, found.test_labels, epsilons=recipe.epsilons,
-                                      count=config.count, restarts=config.restarts, seed=config.seed, surrogate=recipe.surrogate)
+    values, flags = robustness.judged(
+        model, found.test_images, found.test_labels, epsilons=recipe.epsilons, count=config.count,
+        restarts=config.restarts, seed=config.seed, surrogate=recipe.surrogate)
     files.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
     files.write_json(out / "results.json", {"config": settings, **runs.environment(), "metrics": rows,
