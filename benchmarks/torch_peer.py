@@ -1,11 +1,14 @@
 """The same attack step in plain PyTorch: a softplus network with hard max-pooling, its gradient map, loss and Adam.
 
-Three architectures from their torch-named weights (see xmanip_jax.models). Needs torch.
+Architectures from their torch-named weights (see xmanip_jax.models). Needs torch.
 """
+
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 torch.set_flush_denormal(True)  # as XLA does
 
@@ -57,7 +60,25 @@ def vgg16(w, act, x):
     return x
 
 
-NETWORKS = {"squeezenet1_1": squeezenet, "cifar10_resnet20": cifar_resnet, "vgg16": vgg16}
+def vit(w, act, x, patch=16, heads=12, epsilon=1e-6):
+    """With the attention that has a second derivative, PyTorch's math backend; `act` is not used: gelu is smooth."""
+    norm = lambda x, name: F.layer_norm(x, x.shape[-1:], w[name + ".weight"], w[name + ".bias"], epsilon)
+    dense = lambda x, name: F.linear(x, w[name + ".weight"], w[name + ".bias"])
+    x = F.conv2d(x, w["conv_proj.weight"], w["conv_proj.bias"], stride=patch).flatten(2).transpose(1, 2)
+    x = torch.cat([w["class_token"].expand(len(x), -1, -1), x], 1) + w["encoder.pos_embedding"]
+    for i in range(sum(name.endswith("in_proj_bias") for name in w)):
+        at = f"encoder.layers.encoder_layer_{i}."
+        qkv = F.linear(norm(x, at + "ln_1"), *(w[f"{at}self_attention.in_proj_{part}"] for part in ("weight", "bias")))
+        q, k, v = qkv.reshape(*x.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        with sdpa_kernel(SDPBackend.MATH):
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        x = x + dense(y, at + "self_attention.out_proj")
+        x = x + dense(F.gelu(dense(norm(x, at + "ln_2"), at + "mlp.0")), at + "mlp.3")
+    return dense(norm(x, "encoder.ln")[:, 0], "heads.head")
+
+
+NETWORKS = {"squeezenet1_1": squeezenet, "cifar10_resnet20": cifar_resnet, "vgg16": vgg16, "vit_b_16": vit,
+            "deit_tiny": partial(vit, heads=3)}
 
 
 class Peer:

@@ -42,6 +42,8 @@ from papers import (
     heo2019,
     patterns,
     sneaking,
+    transformers,
+    transformers_training,
     zoo,
 )
 from xmanip_jax import attack, certify, data, explain, geometry, models, rewrite, smooth
@@ -214,7 +216,7 @@ def test_what_only_looks_wrong_is_taken():
 
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (
     manipulate, judge, curvature, cost, train, atex2022, backdoor, boopathy2020, defences, dombrowski2019,
-    dombrowski2022, fairwashing, gallery, heo2019, patterns, sneaking, zoo)}
+    dombrowski2022, fairwashing, gallery, heo2019, patterns, sneaking, transformers, transformers_training, zoo)}
 OPTIONS = [
     ("manipulate", ["--cout", "3"], r"Unrecognized options: --cout, 3, perhaps you meant --count \(--help lists"),
     ("manipulate", ["dog.png"], "Unrecognized options: dog.png"),
@@ -249,6 +251,10 @@ OPTIONS = [
     ("patterns", ["--images", "nowhere", "--network", "net"], "unknown network 'net'; known: squeezenet1_1,"),
     ("sneaking", ["--multiples", "2", "1"], "multiples ascend from at least 1"),
     ("sneaking", ["--resume"], "--resume needs the run folder: --out"),
+    ("transformers", ["--restarts", "1"], "--restarts is at least 2: the flags compare them, got 1"),
+    ("transformers_training", ["--network", "net"], "unknown network 'net'; known: mnist_vit, cifar10_cct"),
+    ("zoo", [], "filled from one of --study and --transformer"),
+    ("zoo", ["--transformer", "nowhere"], "nowhere holds no finished training"),
     ("zoo", ["--study", "nowhere"], "nowhere holds no config.json: is it a run folder?"),
 ]
 

@@ -75,6 +75,21 @@ def test_every_example_once_an_epoch_and_another_order_in_the_next():
     assert (epochs[0] != epochs[1]).any() and (epochs[0] != train.batch_indices(0, 2, 60, 60)).any()
 
 
+def test_images_are_augmented_as_the_seed_and_the_step_say():
+    net, start = models.Net(lambda params, state, x: params * x, None), lambda: train.begin(jnp.ones(3), {}, OPTIMIZER)
+    drawn = []
+
+    def augment(random, xs):
+        drawn.append(random.integers(2**60))
+        return xs + 1
+
+    fit = train.fit(OPTIMIZER, batch=2, steps=3, augment=augment, devices=jax.devices()[:1])
+    trained = [fit(net, start(), np.zeros((4, 3), np.float32), np.arange(4) % 3).params for _ in range(2)]
+    assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3
+    assert np.all(trained[0] != 1)  # black images teach nothing
+    np.testing.assert_array_equal(*trained)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state():
     net, params, state = models.functional(Small())
     with pytest.raises(train.NanLossError, match="the loss is nan at step 16; the run stands at step 8") as caught:

@@ -71,6 +71,10 @@ EXPLANATIONS = {
                             lambda needs: (4, 8)),
     "lrp_heo2019": Named(lambda needs: explain.lrp_heo2019(layer=needs.layer), _ABOVE),
     "layer_gradient": Named(lambda needs: explain.layer_gradient(needs.layer), _ABOVE),
+    "attnlrp": Named(lambda needs: explain.attnlrp()),
+    "cp_lrp": Named(lambda needs: explain.cp_lrp()),
+    "attention_rollout": Named(lambda needs: explain.attention_rollout(), _ABOVE),
+    "gradient_attention_rollout": Named(lambda needs: explain.gradient_attention_rollout()),
 }
 
 

@@ -152,11 +152,23 @@ def trained(config, out, console, own=None):
     steps = config.epochs * (len(images) // config.batch)
     weight = recipe.weight if config.weight is None else config.weight
     optimizer = recipe.optimizer(optax.cosine_decay_schedule(config.learning_rate, steps), weight)
+    fit = train.fit(
+        optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher), label_weight=recipe.label_weight,
+        batch=config.batch, steps=steps, every=min(50, steps),
+        scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
     like = train.begin(params, state, optimizer, seed=config.seed)
+    return recipe, begin, finished(config.defence, fit, steps, net, like, images, labels, out, console), found
+
+
+def finished(title, fit, steps, net, like, images, labels, out, console):
+    """The training that `fit` finishes after `steps`, from the last one kept in `out`, or as `like` begins it.
+
+    It is kept in checkpoints/, and its numbers are noted in log.csv.
+    """
     folder = out / "checkpoints"
     start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
     with open(out / "log.csv", "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
-        log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
+        log, task = csv.writer(file), bar.add_task(title, total=steps, status="", completed=int(start.step))
 
         def show(step, numbers):
             if not file.tell():
@@ -165,12 +177,7 @@ def trained(config, out, console, own=None):
             file.flush()
             bar.update(task, completed=step, status="  ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
 
-        fit = train.fit(
-            optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
-            label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
-            scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
-        training = fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
-    return recipe, begin, training, found
+        return fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
 
 
 def _keep(folder, training):

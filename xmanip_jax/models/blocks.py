@@ -1,4 +1,4 @@
-"""The layers that torch's BatchNorm networks share, with torch's padding and momentum."""
+"""The layers that networks of torch's share, with its padding, its momentum, and variances that do not cancel."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from flax import nnx
 
 from ..types import Array
 
-__all__ = ["Act", "conv", "norm"]
+__all__ = ["Act", "conv", "layer_norm", "norm", "tokens"]
 
 Act = Callable[[Array], Array]
 
@@ -19,3 +19,13 @@ def conv(channels: int, out: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx
 def norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     """BatchNorm that keeps nine tenths of its running statistics at a training step: torch's momentum of 0.1."""
     return nnx.BatchNorm(channels, use_running_average=True, momentum=0.9, rngs=rngs)
+
+
+def layer_norm(channels: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the last axis; its variance, the mean of (x - mean)^2, stays exact where the mean is large."""
+    return nnx.LayerNorm(channels, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def tokens(x: Array) -> Array:
+    """[..., h, w, c] -> [..., h w, c], row by row."""
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])

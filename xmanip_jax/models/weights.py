@@ -1,6 +1,7 @@
 """Weights between files, torch's names and layouts, and flax nnx modules."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ __all__ = ["WeightsError", "load_weights", "read_tensors", "save_tensors", "save
 
 _READERS = {".safetensors": safetensors.numpy.load, ".pth": read_torch_file, ".pt": read_torch_file}
 _PARALLEL = "module."
+_DERIVED = ("num_batches_tracked", "relative_position_index")  # buffers that torch writes and nothing needs
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -52,8 +54,10 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
     """Fill a module in place, from a file or from named arrays, and return it.
 
     Names are torch's (`layer.weight` as OIHW or (out, in), `bn.running_mean`), or the module's own (`layer.kernel` as
-    HWIO or (in, out), `bn.mean`). `num_batches_tracked` is ignored, and so is a prefix `module.` that every name has,
-    as torch's DataParallel writes it.
+    HWIO or (in, out), `bn.mean`). Of parameters, only kernels have another layout here: a position embedding or
+    `in_proj_weight` is as torch has it. A module may list `other_names`, pairs of a regular expression and
+    what replaces it in a name, as `ViT` does for timm's. `num_batches_tracked` and Swin's `relative_position_index` are
+    ignored, and so is a prefix `module.` that every name has, as torch's DataParallel writes it.
 
     Raises WeightsError listing every missing and unexpected name, every wrong shape and every tensor with values that
     are not finite; the module is then unchanged.
@@ -67,23 +71,25 @@ def load_weights(module: nnx.Module, weights: str | os.PathLike | Mapping[str, n
     """
     source = "the given tensors" if isinstance(weights, Mapping) else os.fspath(weights)
     tensors = dict(weights) if isinstance(weights, Mapping) else read_tensors(weights)
-    tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] != "num_batches_tracked"}
+    tensors = {name: t for name, t in tensors.items() if name.rpartition(".")[2] not in _DERIVED}
     if tensors and all(name.startswith(_PARALLEL) for name in tensors):
         tensors = {name.removeprefix(_PARALLEL): t for name, t in tensors.items()}
+    names = _renamed(tensors, getattr(module, "other_names", ()))
     slots, found, problems = _slots(module), {}, []
     for slot in slots:
-        name = next((n for n in (slot.torch_name, slot.own_name) if n in tensors), None)
-        if name is None:
+        known = next((n for n in (slot.torch_name, slot.own_name) if n in names), None)
+        if known is None:
             problems.append(f"missing {slot.torch_name}")
             continue
-        tensor, is_torch = np.asarray(tensors.pop(name)), name == slot.torch_name
+        name, is_torch = names.pop(known), known == slot.torch_name
+        tensor = np.asarray(tensors[name])
         expected = slot.torch_shape if is_torch else slot.shape
         if tensor.shape != expected:
             problems.append(f"{name} has shape {tensor.shape}, expected {expected}")
         if bad := int(np.sum(~np.isfinite(tensor))):
             problems.append(f"{name} has {bad} of {tensor.size} values that are NaN or infinite")
-        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch else tensor
-    problems += [f"unexpected {name}" for name in tensors]
+        found[slot.path] = tensor.transpose(_own_axes(tensor.shape)) if is_torch and slot.is_turned else tensor
+    problems += [f"unexpected {name}" for name in names.values()]
     if problems:
         raise WeightsError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
     filled = [(slot.path, slot.variable.replace(jnp.asarray(found[slot.path], slot.variable.dtype))) for slot in slots]
@@ -102,7 +108,7 @@ def save_weights(module: nnx.Module, path: str | os.PathLike) -> None:
     ...     sorted(models.read_tensors(folder + "/w.safetensors"))
     ['bias', 'weight']
     """
-    arrays = {slot.torch_name: np.transpose(slot.variable[...], _torch_axes(slot.shape)) for slot in _slots(module)}
+    arrays = {slot.torch_name: np.transpose(slot.variable[...], slot.torch_axes) for slot in _slots(module)}
     save_tensors(arrays, path)
 
 
@@ -141,8 +147,17 @@ class _Slot(NamedTuple):
     variable: nnx.Variable
 
     @property
+    def is_turned(self):
+        """Whether torch's axes are in another order: a parameter's only where it is a kernel."""
+        return self.own_name.rpartition(".")[2] == "kernel" or isinstance(self.variable, nnx.BatchStat)
+
+    @property
+    def torch_axes(self):
+        return _torch_axes(self.shape) if self.is_turned else tuple(range(len(self.shape)))
+
+    @property
     def torch_shape(self):
-        return tuple(self.shape[axis] for axis in _torch_axes(self.shape))
+        return tuple(self.shape[axis] for axis in self.torch_axes)
 
 
 def _slots(module):
@@ -154,11 +169,22 @@ def _slots(module):
     return slots
 
 
+def _renamed(names, other_names):
+    """{name as the module has it: that of `names`}; what would take another's place keeps its own."""
+    found = {}
+    for name in names:
+        known = name
+        for pattern, replacement in other_names:
+            known = re.sub(pattern, replacement, known)
+        found[name if known in found or known in names else known] = name
+    return found
+
+
 def _own_axes(shape):
-    """OIHW -> HWIO, (out, in) -> (in, out), vectors as they are."""
+    """OIHW -> HWIO, (out, in) -> (in, out)."""
     return (2, 3, 1, 0) if len(shape) == 4 else tuple(reversed(range(len(shape))))
 
 
 def _torch_axes(shape):
-    """HWIO -> OIHW, (in, out) -> (out, in), vectors as they are."""
+    """HWIO -> OIHW, (in, out) -> (out, in)."""
     return (3, 2, 0, 1) if len(shape) == 4 else tuple(reversed(range(len(shape))))

@@ -83,8 +83,9 @@ def _order(seed, epoch, n):
 def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float, Penalty]] = (),
         label_weight: float = 1.0, batch: int = 100, steps: int = 1000,
         scale: Callable[[Array], ArrayLike] = lambda step: 1.0,
-        preprocess: Callable[[Array], Array] = lambda x: x, ema_decay: float = 0.999, every: int = 50,
-        devices: list | None = None) -> Train:
+        preprocess: Callable[[Array], Array] = lambda x: x,
+        augment: Callable[[np.random.Generator, np.ndarray], np.ndarray] = lambda random, xs: xs,
+        ema_decay: float = 0.999, every: int = 50, devices: list | None = None) -> Train:
     """The loop `run(net, training, images, labels, *, callback=None, keep=None) -> Training`, until `steps` are done.
 
     On the same devices, a run that is interrupted and goes on ends bit-equal.
@@ -93,6 +94,8 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
       preprocess: pixels of one image -> the network's input x. Penalties see x: curvature and maps are in its unit. A
         term with a budget (an `Ascent`, a radius, a step) is refused unless its unit is the same preprocess, so that
         budgets are in pixels.
+      augment: (a generator, which the seed and the step determine; pixels Float[b, h, w, c] of a batch) -> such pixels,
+        moved at random: numpy, on the host.
       optimizer: optax's, weight decay and gradient clipping included.
       terms, label_weight: of `training_loss`. Networks with a state (BatchNorm) take the cross entropy of the whole
         batch by train_apply, and penalties with the statistics as they are. A term that moves the examples finds its
@@ -133,7 +136,8 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
         done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
         for now in range(done, steps):
             chosen = batch_indices(now, seed, len(images), batch)
-            training, numbers = stepped(training, *spread((images[chosen], labels[chosen]), devices))
+            xs = augment(np.random.default_rng((seed, now, 0)), images[chosen])
+            training, numbers = stepped(training, *spread((xs, labels[chosen]), devices))
             if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight lock each other
                 jax.block_until_ready(training)
             if (now + 1) % every == 0 or now + 1 == steps:
