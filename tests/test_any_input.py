@@ -43,7 +43,7 @@ def batch(shape, n=2):
 def heat(f, pixels, labels, channels):
     """By hand: the sum of |gradient| over channels, over its sum."""
     axis = channel_axis(pixels.ndim - 1, channels)
-    maps = np.abs(jax.vmap(lambda p, y: jax.grad(lambda x: f(x)[y])(preprocess(p)))(pixels, labels))
+    maps = np.abs(jax.jit(jax.vmap(lambda p, y: jax.grad(lambda x: f(x)[y])(preprocess(p))))(pixels, labels))
     sums = maps if axis is None else maps.sum(axis + 1)
     return sums / sums.sum(tuple(range(1, sums.ndim)), keepdims=True)
 
