@@ -46,13 +46,17 @@ def x64():
         yield
 
 
-@pytest.fixture
-def strict():
+@pytest.fixture(autouse=True)
+def strict(request):
     """Arrays meet arrays of their own rank and type, or numbers: what the library broadcasts or casts, it says.
 
-    For files whose models keep to that too; those of other hands broadcast their biases.
+    Where the tests' own models, written as users write theirs, broadcast their biases or mix types, the file is marked
+    promotes("ranks"), promotes("types") or both; so are those that run experiments, whose code is not held to it.
     """
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+    mark = request.node.get_closest_marker("promotes")
+    allowed = mark.args if mark else ()
+    with (jax.numpy_rank_promotion("allow" if "ranks" in allowed else "raise"),
+          jax.numpy_dtype_promotion("standard" if "types" in allowed else "strict")):
         yield
 
 

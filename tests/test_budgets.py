@@ -11,6 +11,8 @@ import pytest
 from xmanip_jax import certify, defend, train
 from xmanip_jax.train import Ascent
 
+pytestmark = pytest.mark.promotes("ranks")
+
 KEY = jax.random.key(0)
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 PIXELS = np.random.default_rng(0).uniform(size=(6, 5, 5, 3)).astype(np.float32)

@@ -10,7 +10,6 @@ from jax.ad_checkpoint import checkpoint_name
 from checks import compiled
 from xmanip_jax import attack, explain, metrics, rewrite, smooth
 
-pytestmark = pytest.mark.usefixtures("strict")
 rng = np.random.default_rng(0)
 KEY = jax.random.key(0)
 W, V = rng.normal(size=(2, 4, 5, 3)), rng.normal(size=(2, 4, 5, 3))

@@ -12,7 +12,7 @@ from xmanip_jax import certify, explain, geometry, rewrite, smooth
 from xmanip_jax.certify import Box
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 
 
 def test_heat_maps_of_a_box_stay_in_their_bounds():

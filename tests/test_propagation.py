@@ -13,7 +13,7 @@ from checks import compiled
 from xmanip_jax import explain, models, rewrite, smooth
 from xmanip_jax.pooling import avg_pool, max_pool
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 rng = np.random.default_rng(0)
 x = rng.normal(size=(8, 8, 3))
 W = {"first": rng.normal(size=(3, 3, 3, 4)) / 5, "again": rng.normal(size=(3, 3, 4, 4)) / 6,

@@ -90,7 +90,7 @@ def test_soft_max_pool_is_logsumexp_over_the_window():
 
 
 def pooled(x):
-    h = jax.nn.relu(x[..., None] * jnp.array([1.0, -2.0]))
+    h = jax.nn.relu(x[..., None] * jnp.array([[1.0, -2.0]]))
     h = lax.reduce_window(h, -jnp.inf, lax.max, (2, 1), (2, 1), "VALID")
     return jax.nn.relu6(h - 0.3).sum(0)
 

@@ -42,13 +42,13 @@ def label_alone(e, f, x, z, classes):
 def check(model, pixels, targets, found, cells):
     """Successes predict the target within epsilon, and keep proposition 1's distance."""
     clean, logits = jax.jit(lambda x, z: (jax.vmap(model)(x), jax.vmap(jax.vmap(model))(z)))(pixels, found.pixels)
-    np.testing.assert_array_equal(found.success, logits.argmax(-1) == targets)
+    np.testing.assert_array_equal(found.success, logits.argmax(-1) == targets[None])
     here = found.success
-    moved = jnp.abs(found.pixels - pixels).max((2, 3, 4))
+    moved = jnp.abs(found.pixels - pixels[None]).max((2, 3, 4))
     assert (moved <= found.epsilon + 1e-6)[here].all() and found.pixels.min() >= 0 and found.pixels.max() <= 1
     rows = jnp.arange(len(pixels))
     bound = cells / 2 * (clean[rows, clean.argmax(1)] - clean[rows, targets])
-    assert (found.distance >= bound * (1 - 1e-4))[here].all()
+    assert (found.distance >= bound[None] * (1 - 1e-4))[here].all()
     for numbers in (found.epsilon, found.gamma, found.distance, found.normalised):
         assert np.isfinite(numbers[here]).all() and np.isnan(numbers[~here]).all()
     return bound

@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from checks import compiled
 from xmanip_jax import explain, rewrite, smooth
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 rng = np.random.default_rng(0)
 x = rng.normal(size=6)
 W, V, A, C = (rng.normal(size=s) / 2 for s in ((6, 8), (8, 3), (6, 8), (8, 8)))

@@ -85,7 +85,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state():
 def test_ramp_and_average():
     net, params, state = models.functional(Small())
     seen = {}
-    run(train.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4.0,
+    run(train.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4,
         callback=lambda step, numbers: seen.update({step: numbers}))
     for step, numbers in seen.items():
         expected = numbers["cross_entropy"] + (step - 1) / 4 * numbers["penalty"]

@@ -15,7 +15,6 @@ from flax import nnx
 from xmanip_jax import defend, explain, models, smooth, train
 from xmanip_jax.train import Ascent
 
-pytestmark = pytest.mark.usefixtures("strict")
 KEY = jax.random.key(0)
 FIXED = Ascent(0.2, 0.1, 2, random_start=False)
 STEEP = optax.sgd(0.5)

@@ -138,7 +138,9 @@ def load(name: str, weights: str | os.PathLike | Mapping[str, np.ndarray] | None
     def preprocess(pixels):
         check_channels(name, pixels, spec.channels)
         check_one(pixels)
-        return jnp.asarray(spec.scale, jnp.float32) * pixels + jnp.asarray(spec.shift, jnp.float32)
+        scale, shift = (jnp.broadcast_to(jnp.asarray(v, jnp.float32), jnp.shape(pixels)) for v in (
+            spec.scale, spec.shift))
+        return scale * pixels + shift
 
     return Pretrained(name, model, net, params, state, preprocess, spec.input_shape, spec.num_classes, classes)
 
