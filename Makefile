@@ -5,7 +5,7 @@ DEMO ?= --size 160
 TEST ?=
 MUTANTS ?=
 
-.PHONY: demo test slow table mutants docs lint clean
+.PHONY: demo test coverage slow table mutants docs lint clean
 .DEFAULT_GOAL := demo
 
 # One environment serves every verb; it is rebuilt when the project's metadata change.
@@ -19,6 +19,10 @@ demo: $(VENV)/ready   ## the cat gets the coffee cup's explanation; see runs/
 
 test: $(VENV)/ready   ## the default suite
 	$(RUN) -m pytest $(TEST)
+
+coverage: $(VENV)/ready   ## the default suite, and which lines and branches of the library it ran
+	$(RUN) -m pytest --cov --cov-report= $(TEST)
+	$(RUN) .ci/covered.py
 
 slow: $(VENV)/ready   ## what takes minutes: full test splits, whole attacks
 	$(RUN) -m pytest -m slow $(TEST)
@@ -39,4 +43,4 @@ lint: $(VENV)/ready   ## style and types
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) runs site .pytest_cache .coverage

@@ -1,4 +1,4 @@
-"""Derivatives against central differences, compiled once for each order (jax.test_util runs op by op); a full disk."""
+"""Explanations and derivatives in one program each, where op by op dozens are compiled; a full disk."""
 
 import contextlib
 import errno
@@ -14,8 +14,15 @@ from jax.flatten_util import ravel_pytree
 from xmanip_jax import checkpoint
 
 
+def compiled(e):
+    """The explanation (or one with logits), each of its calls one program."""
+    return lambda f, x, target, **options: jax.jit(lambda x: e(f, x, target, **options))(x)
+
+
 def check_derivatives(f, x, *, step=1e-5, rtol=2e-6, atol=1e-9):
     """First and second derivative of a scalar function of a pytree, along a random direction, in float64.
+
+    One program for each order; jax.test_util runs op by op.
 
     Checks reverse mode against differences of f, and forward-over-reverse and reverse-over-reverse against differences
     of the gradient.

@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from tiny_transformers import KINDS, model, parameters
 from xmanip_jax import certify, explain, rewrite
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 rng = np.random.default_rng(0)
 scores = rng.normal(size=(4, 4))
 MASK = np.tril(np.ones((4, 4), bool))

@@ -12,6 +12,8 @@ import pytest
 from papers import boopathy2020
 from xmanip_jax import attack, data, explain, models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 REPRODUCE = Path(__file__).parent.parent / "experiments" / "reproduce.py"
 
 # Clean accuracy of the whole split; accuracy at epsilon 0.3 and 0.4 of its first 500 images, measured independently.

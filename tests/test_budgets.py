@@ -11,6 +11,8 @@ import pytest
 from xmanip_jax import certify, defend, train
 from xmanip_jax.train import Ascent
 
+pytestmark = pytest.mark.promotes("ranks")
+
 KEY = jax.random.key(0)
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 PIXELS = np.random.default_rng(0).uniform(size=(6, 5, 5, 3)).astype(np.float32)
@@ -36,9 +38,9 @@ def test_normalised_inputs_move_by_the_radius_and_no_more(random_start):
     """In [0, 1] they were clipped: by 1.96 at a radius of 0.1."""
     a = Ascent(0.1, 0.05, 3, random_start=random_start)
     x = normalised(PIXELS)
-    z = jax.vmap(lambda x, y: train.ascend(lambda z: loss(z, y), x, a, key=KEY))(x, LABELS)
+    z = jax.jit(jax.vmap(lambda x, y: train.ascend(lambda z: loss(z, y), x, a, key=KEY)))(x, LABELS)
     assert np.abs(z - x).max() == pytest.approx(0.1, abs=1e-5) and (jnp.abs(z - x).max((1, 2, 3)) > 0.09).all()
-    up = jax.vmap(lambda x: train.ascend(jnp.sum, x, a._replace(step=0.3), key=KEY))(x)
+    up = jax.jit(jax.vmap(lambda x: train.ascend(jnp.sum, x, a._replace(step=0.3), key=KEY)))(x)
     np.testing.assert_allclose(up, x + 0.1, atol=1e-6)  # from -2 and from 2 alike
     assert (jax.vmap(loss)(z, LABELS) > jax.vmap(loss)(x, LABELS)).all()
 
@@ -68,7 +70,8 @@ def test_an_ascent_in_pixels_is_the_ascent_of_the_pixels(name):
 
     found = jax.jit(jax.vmap(lambda p, y: train.ascend(lambda z: worse(z, y), preprocess(p), a)))(PIXELS, LABELS)
     np.testing.assert_allclose(found / scale, jax.jit(jax.vmap(by_hand))(PIXELS, LABELS) / scale, atol=2e-6)
-    drawn = jax.vmap(lambda p, k: train.ascend(jnp.sum, preprocess(p), a._replace(random_start=True, steps=0), key=k))(
+    noise = a._replace(random_start=True, steps=0)
+    drawn = jax.jit(jax.vmap(lambda p, k: train.ascend(jnp.sum, preprocess(p), noise, key=k)))(
         PIXELS, jax.random.split(KEY, 6))
     assert 0.09 < (np.abs(drawn - preprocess(PIXELS)) / scale).max() <= 0.1 + 1e-5
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
+from checks import compiled
 from xmanip_jax import attack, explain, metrics, rewrite, smooth
 
-pytestmark = pytest.mark.usefixtures("strict")
 rng = np.random.default_rng(0)
 KEY = jax.random.key(0)
 W, V = rng.normal(size=(2, 4, 5, 3)), rng.normal(size=(2, 4, 5, 3))
@@ -68,7 +68,7 @@ def test_maps_of_every_layer(name, layer):
     a = np.asarray(arrange(jnp.asarray(x)))
     w = rng.normal(size=a.shape)
     v = None if name == "cam" else rng.normal(size=a.shape)
-    got = getattr(explain, name)("layer", **options)(network(arrange, w, v), x, 0)
+    got = compiled(getattr(explain, name)("layer", **options))(network(arrange, w, v), x, 0)
     axis = options.get("channels", -1)
     last = lambda v: np.moveaxis(v, axis, -1).reshape(*map_shape, v.shape[axis])
     assert got.shape == map_shape
@@ -86,7 +86,7 @@ def test_maps_of_a_half_precision_layer_below_and_above_float32(name, dtype):
         return a.astype(jnp.float32).mean((0, 1)) @ w
 
     a, g = np.asarray(x.astype(dtype) * 2, float), np.broadcast_to(np.asarray(w, float)[:, 0] / 20, (4, 5, 3))
-    got = getattr(explain, name)("layer")(f, x, 0)
+    got = compiled(getattr(explain, name)("layer"))(f, x, 0)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, by_hand(name, a, g), rtol=0, atol=2e-2 * np.abs(by_hand(name, a, g)).max())
 
@@ -105,7 +105,7 @@ def test_half_precision_is_summed_in_float32(name, dtype):
     """A layer in the input's type, whose maps are infinite in float16."""
     x = jnp.asarray(np.full((16, 16, 64), 32.0), dtype)
     f = lambda x: jnp.stack([checkpoint_name(x, "layer").mean((0, 1)).astype(jnp.float32).sum(), jnp.float32(0)])
-    got = getattr(explain, name)("layer")(f, 4 * x, 0)
+    got = compiled(getattr(explain, name)("layer"))(f, 4 * x, 0)
     assert got.dtype == jnp.float32 and np.isfinite(got).all() and (got > 0).all()
     np.testing.assert_allclose(explain.heatmap(got), 1 / 256, rtol=1e-2)
 
@@ -161,7 +161,7 @@ def custom(a):
 def test_cam_sums_to_the_logit_where_all_is_linear(head):
     x = rng.normal(size=(4, 4, 5))
     f = lambda x: LINEAR[head](checkpoint_name(jax.nn.relu(x), "layer"))
-    map, logits = explain.with_logits(explain.cam("layer"))(f, x, 1)
+    map, logits = compiled(explain.with_logits(explain.cam("layer")))(f, x, 1)
     np.testing.assert_allclose(map.sum() / 16, logits[1] - LINEAR[head](jnp.zeros(x.shape))[1], rtol=1e-6, atol=1e-12)
 
 

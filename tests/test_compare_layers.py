@@ -8,6 +8,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from xmanip_jax import models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 rng = np.random.default_rng(0)
 KERNEL, DENSE = (rng.normal(size=s).astype(np.float32) for s in ((3, 3, 2, 4), (4, 3)))
 X = rng.uniform(size=(6, 6, 2)).astype(np.float32)

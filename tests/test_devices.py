@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +62,7 @@ DRIVERS = {
 @pytest.mark.parametrize("name", DRIVERS)
 def test_two_devices_give_the_same(name, x64):
     one, two = (DRIVERS[name](devices) for devices in (None, jax.devices()[:2]))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(one, two, rtol=1e-9, atol=1e-12)
     pixels = getattr(two, "pixels", None)
     if name in ("manipulation", "largest_change", "random_search"):
         assert {s.data.shape[0] for s in pixels.addressable_shards} == {4} and len(pixels.sharding.device_set) == 2

@@ -20,6 +20,8 @@ from skimage.metrics import structural_similarity
 from papers import dombrowski2019_smoothing as smoothing
 from xmanip_jax import explain
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 CODE = f"""
 import sys

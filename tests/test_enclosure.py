@@ -9,6 +9,8 @@ from xmanip_jax import certify, rewrite, smooth
 from xmanip_jax.certify import Box, activations, critical_points
 from xmanip_jax.certify.enclosure import enclose
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 nn = jax.nn
 PRIMITIVES = {
     "exp": lax.exp, "exp2": jnp.exp2, "log": lax.log, "log1p": lax.log1p, "expm1": lax.expm1, "tanh": lax.tanh,

@@ -15,6 +15,8 @@ from PIL import Image
 
 from xmanip_jax import models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 SCRIPT = Path(__file__).parent.parent / "experiments" / "manipulate.py"
 OPTIONS = ["--network", "small_cnn_cifar10", "--weights", "weights.safetensors", "--images", ".", "--batch", "2",
            "--steps", "200"]

@@ -8,7 +8,7 @@ import pytest
 from checks import check_derivatives
 from xmanip_jax import explain, smooth
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks")]
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)
 x = rng.normal(size=(4, 4, 2))
@@ -60,7 +60,7 @@ def model(p):
 def value(e, p, x):
     """A scalar of the heat map, so that derivatives of the whole chain are checked."""
     h = explain.heatmap(e(model(p), x, 2, key=KEY))
-    return jnp.sum(h * jnp.arange(h.size).reshape(h.shape)) / h.size
+    return jnp.sum(h * jnp.arange(h.size, dtype=h.dtype).reshape(h.shape)) / h.size
 
 
 @pytest.mark.sampled(6)

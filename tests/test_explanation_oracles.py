@@ -12,7 +12,7 @@ from xmanip_jax import explain
 from xmanip_jax.models import max_pool
 from xmanip_jax.pooling import avg_pool
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks")]
 ORACLES = np.load(pathlib.Path(__file__).parent / "oracles" / "explanations.npz")
 BN_EPS = 1e-5
 

@@ -16,6 +16,8 @@ from jax.flatten_util import ravel_pytree
 from common import fine_tuning
 from xmanip_jax import explain, fool, metrics, models, rewrite, smooth, train
 
+pytestmark = pytest.mark.promotes("ranks")
+
 KEY = jax.random.key(0)
 SHAPE = 6, 6, 2
 

@@ -24,6 +24,8 @@ from papers import (
 )
 from xmanip_jax import models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 FOLDER = Path(__file__).parent.parent / "experiments"
 
 

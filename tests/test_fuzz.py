@@ -13,6 +13,8 @@ import twins
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import fuzz
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [5, *[pytest.param(s, marks=pytest.mark.slow) for s in (2, *range(200, 220))]])

@@ -6,6 +6,8 @@ import pytest
 
 from papers import gallery
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 
 @pytest.mark.slow
 def test_gallery(tmp_path):

@@ -11,6 +11,8 @@ from jax import lax
 from xmanip_jax import certify, models, rewrite
 from xmanip_jax.certify import Box
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 KEY = jax.random.key(0)
 W, V, U, A = (jax.random.normal(k, s) / 2 for k, s in zip(jax.random.split(KEY, 4), [(6, 6), (6, 6), (3, 6), (3, 3)],
                                                          strict=True))

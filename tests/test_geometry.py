@@ -146,7 +146,7 @@ def test_eigenpairs_of_a_network():
     assert pairs.converged[:3].all() and not pairs.converged.all()
     np.testing.assert_allclose(pairs.values[:3], values[:3], atol=1e-6 * largest)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(12), atol=1e-9)
-    residuals = np.linalg.norm(h @ vectors.T - vectors.T * pairs.values, axis=0)
+    residuals = np.linalg.norm(h @ vectors.T - vectors.T * pairs.values[None], axis=0)
     np.testing.assert_allclose(pairs.residuals, residuals, rtol=1e-5, atol=1e-14)
     np.testing.assert_array_equal(pairs.converged, residuals <= 1e-8 * largest)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checks import compiled
 from xmanip_jax import attack, explain, fool, metrics, objectives
 from xmanip_jax.explain.heatmap import saliency
 from xmanip_jax.metrics.places import channel_axis
@@ -49,7 +50,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     f = lambda x: x.reshape(-1)[:2] * jnp.asarray(3000, dtype)
     for e in (explain.integrated_gradients(steps=30), explain.integrated_gradients(steps=31, chunk=10),
               explain.smoothgrad(explain.gradient(), sigma=0.1, samples=30)):  # 30 logits of 3000 exceed float16
-        map, logits = explain.with_logits(e)(f, jnp.ones((2, 2), dtype), 1, key=jax.random.key(0))
+        map, logits = compiled(explain.with_logits(e))(f, jnp.ones((2, 2), dtype), 1, key=jax.random.key(0))
         np.testing.assert_allclose(map, [[0, 3000], [0, 0]], rtol=1e-2)
         np.testing.assert_allclose(logits, 3000, rtol=1e-2)
 
@@ -89,8 +90,8 @@ def test_pixel_flipping_of_any_input(shape, channels):
     axis = channel_axis(len(shape), channels)
     evidence = x * w if axis is None else (x * w).sum(axis)
     f = lambda x: jnp.sum(x * w)[None]
-    flip = lambda map, **options: metrics.pixel_flipping(f, jnp.asarray(x), 0, map, key=jax.random.key(0), noise=0.0,
-                                                         channels=channels, **options)
+    flip = lambda map, **options: jax.jit(lambda map: metrics.pixel_flipping(
+        f, jnp.asarray(x), 0, map, key=jax.random.key(0), noise=0.0, channels=channels, **options))(map)
     steps = min(evidence.shape) ** evidence.ndim
     if len(set(evidence.shape)) == 1:
         wanted = evidence.sum() - np.cumsum(np.append(0, -np.sort(-evidence.ravel())))

@@ -14,6 +14,8 @@ import manipulate
 from common import curvature_report, files, html_report, report, robustness, training, training_report
 from xmanip_jax import attack, models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 VOID = {"meta", "img", "br", "circle", "path", "polyline"}
 ODD = "Übung <b>\"&' $\\frac$.png"
 

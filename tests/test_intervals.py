@@ -12,6 +12,8 @@ import random_networks
 from xmanip_jax import certify, models, rewrite, smooth
 from xmanip_jax.certify import Box, activations, forms, intervals
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 CLASS = 1
 SMOOTH = "softplus", "softplus6", "tanh", "sigmoid", "jax softplus"
 

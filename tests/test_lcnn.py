@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 
 def dense(f, shape):
     """The matrix of a linear function."""
-    return np.asarray(jax.jacobian(lambda v: f(v.reshape(shape)).ravel())(jnp.zeros(np.prod(shape))))
+    return np.asarray(jax.jit(jax.jacobian(lambda v: f(v.reshape(shape)).ravel()))(jnp.zeros(np.prod(shape))))
 
 
 @pytest.mark.sampled(3)
@@ -133,7 +133,7 @@ def test_penalty_of_the_parameters():
     loss = train.training_loss((0.0, train.no_penalty()), (2.0, defend.lcnn(beta=0.1, gamma=0.2)))
     total, numbers = loss(apply, params, None, xs, ys)
     assert total - numbers["cross_entropy"] == pytest.approx(2 * (0.1 * 7 + 0.2 * 0.5), rel=1e-6)
-    slope = jax.grad(lambda p: loss(apply, p, None, xs, ys)[0])(params)
+    slope = jax.jit(jax.grad(lambda p: loss(apply, p, None, xs, ys)[0]))(params)
     assert slope["a"]["log_beta"] == pytest.approx(2 * 0.1 * 3, rel=1e-6)
     with pytest.raises(ValueError, match="no parameter named log_beta or log_gamma"):
         loss(apply, {"w": params["w"]}, None, xs, ys)

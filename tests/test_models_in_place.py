@@ -12,6 +12,8 @@ import pytest
 from xmanip_jax import attack, explain, smooth
 from xmanip_jax.attack.model import lifted
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 KEY = jax.random.key(0)
 rng = np.random.default_rng(0)
 PIXELS = np.float32(rng.uniform(0.2, 0.8, size=(2, 4, 4, 1)))

@@ -11,6 +11,8 @@ from jax import lax
 from xmanip_jax import defend, explain, geometry, smooth, train
 from xmanip_jax.geometry.piecewise import jumps
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
 W, A, V = (RANDOM.normal(size=s).astype(np.float32) / 2 for s in ((8, 6), (6, 6), (6, 3)))

@@ -10,6 +10,8 @@ from common import curvature_report, report, study
 from papers import dombrowski2019_report
 from papers.dombrowski2019_smoothing import MEASURES
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "guided_backprop", "lrp", "pattern_attribution")
 NETWORKS = ("mnist_smallgap_normal", "mnist_smallgap_intadv")
 

@@ -8,6 +8,8 @@ import pytest
 from papers import resnet20
 from results import pages
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 
 def found(**changes):
     """Results of a plain network and of others, by their change within 2/255."""

@@ -17,6 +17,8 @@ from common import batches, inputs, runs
 from papers import defences, sneaking
 from xmanip_jax import data, models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 RANDOM = np.random.default_rng(0)
 A, B, C = RANDOM.normal(size=(3, 2, 2)).astype(np.float32)
 READ = {"a.png": A, "b.png": B, "c.png": C}

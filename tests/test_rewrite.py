@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from checks import check_derivatives
 from xmanip_jax import rewrite
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 smooth = lambda z: jnp.logaddexp(3 * z, 0) / 3
 smooth6 = lambda z: smooth(z) - smooth(z - 6)
 RULES = {"relu": smooth, "relu6": smooth6}

@@ -51,7 +51,7 @@ def test_the_forms_are_one_matrix():
     dense, product, pairs = forms(KEY)
     np.testing.assert_allclose(product.ravel(), dense.hessian @ v.ravel(), atol=1e-12)
     flat = pairs.vectors.reshape(10, 12)
-    np.testing.assert_allclose(flat.T * pairs.values @ flat, dense.hessian, atol=1e-12)
+    np.testing.assert_allclose(flat.T * pairs.values[None] @ flat, dense.hessian, atol=1e-12)
     assert (np.diff(np.abs(pairs.values)) <= 1e-12).all()
     np.testing.assert_allclose(pairs.gradient, dense.gradient, atol=1e-12)
     for match, call in (("sigma is positive, got 0", lambda: geometry.smooth_hessian(g, x, key=KEY, sigma=0.0)),
@@ -90,7 +90,7 @@ def test_trust_region_step_meets_the_conditions_of_a_global_minimum(kind):
     length = np.linalg.norm(found.step, axis=1)
     scale = np.linalg.norm(hessian, 2, axis=(1, 2))
     assert (length <= radius * (1 + 1e-9)).all() and (found.multiplier >= 0).all() and (found.value <= 0).all()
-    curved = hessian + found.multiplier[:, None, None] * np.eye(6)
+    curved = hessian + found.multiplier[:, None, None] * np.eye(6)[None]
     assert (np.linalg.eigvalsh(curved)[:, 0] >= -1e-12 * scale).all()
     residual = np.linalg.norm(np.einsum("nij,nj->ni", curved, found.step) + gradient, axis=1)
     assert (residual <= 1e-9 * (np.linalg.norm(gradient, axis=1) + scale * radius)).all()

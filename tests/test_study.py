@@ -12,6 +12,8 @@ from common import files, report, robustness, study, training, training_data
 from papers import defences, dombrowski2022
 from xmanip_jax import attack, objectives
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 
 def images(value):
     """Two of one value, to train on and to judge by."""

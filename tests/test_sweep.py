@@ -7,6 +7,8 @@ import pytest
 
 from xmanip_jax import geometry, smooth
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 W = jax.random.normal(jax.random.key(0), (64, 32))
 POINTS = jax.random.normal(jax.random.key(1), (23, 32))
 

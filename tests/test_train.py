@@ -1,5 +1,6 @@
 """The training loop: resumed to the bit, spread over devices, stopped by a loss that is no number."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,9 +53,7 @@ def test_interrupted_and_resumed_is_bit_equal(norm, tmp_path):
     with pytest.raises(Killed):
         run(start(), net, keep=keep)
     resumed = run(checkpoint.load_step(tmp_path / "run", like=start()), net)
-    assert jax.tree.structure(resumed) == jax.tree.structure(whole)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(resumed, whole)
     assert [step for step, _ in seen] == [8, 16, 24] and seen[-1][1] < seen[0][1]
     if norm:
         assert not np.array_equal(jax.tree.leaves(whole.state)[0], jax.tree.leaves(state)[0])
@@ -64,8 +63,7 @@ def test_devices_share_the_batch():
     net, params, state = models.functional(Small())
     one, two = (run(train.begin(params, state, OPTIMIZER), net, devices=jax.devices()[:n]) for n in (1, 2))
     assert len(jax.tree.leaves(two.params)[0].devices()) == 2
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+    chex.assert_trees_all_close(one.params, two.params, rtol=2e-4, atol=1e-6)
 
 
 def test_every_example_once_an_epoch_and_another_order_in_the_next():
@@ -95,20 +93,20 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state():
     with pytest.raises(train.NanLossError, match="the loss is nan at step 16; the run stands at step 8") as caught:
         run(train.begin(params, state, OPTIMIZER), net, scale=lambda step: jnp.where(step < 10, 0.0, jnp.nan))
     good = caught.value.training
-    assert good.step == 8 and all(np.isfinite(v).all() for v in jax.tree.leaves(good.params))
+    assert good.step == 8
+    chex.assert_tree_all_finite(good.params)
 
 
 def test_ramp_and_average():
     net, params, state = models.functional(Small())
     seen = {}
-    run(train.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4.0,
+    run(train.begin(params, state, OPTIMIZER), net, every=1, steps=4, scale=lambda step: step / 4,
         callback=lambda step, numbers: seen.update({step: numbers}))
     for step, numbers in seen.items():
         expected = numbers["cross_entropy"] + (step - 1) / 4 * numbers["penalty"]
         assert numbers["loss"] == pytest.approx(expected, rel=1e-6)
     fast = run(train.begin(params, state, OPTIMIZER, ema=True), net, steps=2, ema_decay=0.0)
-    for a, b in zip(jax.tree.leaves(fast.params), jax.tree.leaves(fast.ema), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+    chex.assert_trees_all_close(fast.params, fast.ema, rtol=1e-6)
 
 
 def test_what_is_refused():

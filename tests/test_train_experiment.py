@@ -17,6 +17,8 @@ from checks import full_disk
 from common import defence_recipes, runs, training, training_data
 from xmanip_jax import checkpoint, models
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 SCRIPT = Path(__file__).parent.parent / "experiments" / "train.py"
 
 

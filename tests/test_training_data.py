@@ -10,6 +10,8 @@ from PIL import Image
 from common import training, training_data
 from xmanip_jax import data
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 GREY = {"cat": 40, "cup": 90, "öl": 140}
 OWN = SimpleNamespace(name="net.network", input_shape=(8, 8, 3), num_classes=3, classes=("öl", "cat", "cup"))
 

@@ -4,6 +4,7 @@ import functools
 from functools import partial
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,6 @@ from flax import nnx
 from xmanip_jax import defend, explain, models, smooth, train
 from xmanip_jax.train import Ascent
 
-pytestmark = pytest.mark.usefixtures("strict")
 KEY = jax.random.key(0)
 FIXED = Ascent(0.2, 0.1, 2, random_start=False)
 STEEP = optax.sgd(0.5)
@@ -65,8 +65,8 @@ def test_the_cross_entropy_is_that_of_the_neighbour_wherever_its_term_stands(nam
     for found in values[1:]:
         for key, value in found.items():
             np.testing.assert_allclose(value, values[0][key], rtol=1e-5)
-    clean = train.training_loss(*others)(apply, PARAMS, None, XS, YS)[1]
-    logits = jax.vmap(lambda x, y: term[1].with_logits(apply, PARAMS, None, x, y)[1])(XS, YS)
+    clean = jax.jit(lambda params: train.training_loss(*others)(apply, params, None, XS, YS)[1])(PARAMS)
+    logits = jax.jit(jax.vmap(lambda x, y: term[1].with_logits(apply, PARAMS, None, x, y)[1]))(XS, YS)
     entropy = jax.vmap(train.cross_entropy)(logits, YS).mean()
     np.testing.assert_allclose(values[0]["cross_entropy"], entropy, rtol=1e-5)
     assert entropy > clean["cross_entropy"] + 0.05
@@ -77,7 +77,8 @@ def test_readme_s_loss_is_int_adv():
     """training_loss((1e-3, hessian), (1, int_adv)), every number by hand."""
     a, keys = Ascent(0.2, 0.1, 2), jax.random.split(KEY, 4)
     int_adv = defend.interpretability(a, MAP, gamma=1.0, at="attacked")
-    found, numbers = train.training_loss((1e-3, defend.hessian()), (1.0, int_adv))(apply, PARAMS, None, XS, YS, keys)
+    loss = train.training_loss((1e-3, defend.hessian()), (1.0, int_adv))
+    found, numbers = jax.jit(lambda params: loss(apply, params, None, XS, YS, keys))(PARAMS)
 
     def by_hand(x, y, key):
         f, (of_hessian, own) = partial(apply, PARAMS, None), jax.random.split(key)
@@ -86,7 +87,7 @@ def test_readme_s_loss_is_int_adv():
         bent = defend.hessian()(apply, PARAMS, None, x, y, of_hessian)
         return train.cross_entropy(f(z), y), 1e-3 * bent + defend.discrepancy(MAP, f, x, z, y)
 
-    entropy, penalty = (v.mean() for v in jax.vmap(by_hand)(XS, YS, keys))
+    entropy, penalty = (v.mean() for v in jax.jit(jax.vmap(by_hand))(XS, YS, keys))
     np.testing.assert_allclose(numbers["cross_entropy"], entropy, rtol=1e-5)
     np.testing.assert_allclose(found, entropy + penalty, rtol=1e-5)
     plain = train.training_loss()(apply, PARAMS, None, XS, YS)[0]
@@ -132,8 +133,7 @@ def test_a_step_with_batch_norm_is_adversarial_training(terms):
 
     slope, after = jax.jit(jax.grad(by_hand, has_aux=True))(params)
     wanted = jax.tree.map(lambda p, g: p - 0.5 * g, params, slope), after
-    for a, b in zip(jax.tree.leaves((found.params, found.state)), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close((found.params, found.state), wanted, rtol=1e-4, atol=1e-5)
     plain = plain_step()
     for a, b in ((found.params, plain.params), (found.state, plain.state)):
         assert max(np.abs(u - v).max() for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) > 1e-3

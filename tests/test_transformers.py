@@ -9,7 +9,7 @@ from checks import check_derivatives
 from tiny_transformers import ATTNLRP, CHEFER, CP_LRP, KINDS, by_tables, model, parameters
 from xmanip_jax import explain, rewrite
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.promotes("ranks", "types")]
 rng = np.random.default_rng(1)
 x = rng.normal(size=(8, 8, 3))
 gelu = lambda z: jax.nn.gelu(z, approximate=False)

@@ -18,6 +18,8 @@ import train
 from common import inputs, robustness, user_model
 from xmanip_jax import models, plot
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "models"
 NETWORKS = "plain_jax", "flax_nnx", "flax_linen", "equinox_model", "keras_model", "converted_torch"
 JOBS = {

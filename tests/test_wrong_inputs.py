@@ -19,6 +19,8 @@ import train
 from common import runs
 from xmanip_jax import data
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 JOBS = {"manipulate": manipulate, "judge": judge, "curvature": curvature, "cost": cost, "train": train}
 FILE = """
 import numpy as np

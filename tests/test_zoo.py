@@ -6,6 +6,8 @@ import pytest
 from common import inputs, robustness, zoo
 from xmanip_jax import data
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 CARDS = zoo.cards()
 
 

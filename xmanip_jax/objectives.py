@@ -217,7 +217,7 @@ def raise_region(mask: Shaped[ArrayLike, "*places"] | Nested) -> Objective:
     def term(now, clean, goal):
         if inside.shape != now.heatmap.shape:
             raise ValueError(f"the mask of a region has the heat map's shape {now.heatmap.shape}, got {inside.shape}")
-        return -jnp.sum(now.heatmap * inside)
+        return -jnp.sum(now.heatmap * inside.astype(now.heatmap.dtype))
 
     return term
 

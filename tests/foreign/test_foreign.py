@@ -15,6 +15,8 @@ from foreign.features import FEATURES
 from foreign.judge import Subject, first_line, verdict
 from foreign.table import DOCUMENT, known_failures
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 PACKAGES = {"plain": "jax", "products": "jax", "spellings": "jax", "control": "jax", "linen": "flax", "nnx": "flax",
             "equinox_": "equinox", "haiku_": "haiku", "keras_": "keras"}
 DEAR = {"manipulation", "largest_change", "weights_in_place", "gradient_bounds", "integrated_gradients", "softplus",

@@ -95,16 +95,16 @@ def step(s: Search, seen: Callable, network: Lifted, now: Climb, case: Case, clo
     gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
     now = now._replace(
         best=better(now.best, Best(real, value, gradient)), value=value,
-        gains=now.gains + ((value > now.value) & (clock.step > 0)),
+        gains=now.gains + ((value > now.value) & (clock.step > 0)).astype(int),
         under_surrogate=jnp.maximum(now.under_surrogate, under_surrogate),
-        zero_gradient=now.zero_gradient + jnp.all(gradient == 0))
+        zero_gradient=now.zero_gradient + jnp.all(gradient == 0).astype(int))
     return advanced(s, now, gradient, case.clean.pixels, clock)
 
 
 def advanced(s: Search, now: Climb, gradient: Array, clean: Array, clock: Clock) -> Climb:
     """The next step; at a checkpoint perhaps from the best, half as large."""
     here = clock.since > 0
-    slow = now.gains < PROGRESS * clock.since
+    slow = now.gains.astype(float) < PROGRESS * clock.since.astype(float)
     unmoved = ~now.halved & (now.best.value == now.checked)
     halve = here & (slow | unmoved)
     pick: Any = partial(jnp.where, halve)

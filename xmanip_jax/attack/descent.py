@@ -136,7 +136,8 @@ def step(p: Problem, network: Lifted, state: State, case: Case, i: Array) -> Sta
         return p.objective(now, case.clean, case.goal)
 
     value, gradient = jax.value_and_grad(loss)(state.pixels)
-    update, optimizer = p.optimizer.update(gradient, state.optimizer, state.pixels)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies its counts of steps
+        update, optimizer = p.optimizer.update(gradient, state.optimizer, state.pixels)
     pixels = p.project(optax.apply_updates(state.pixels, update), case.clean.pixels)
     sound = jnp.isfinite(value) & jnp.isfinite(gradient).all()
     broken = jnp.where((state.broken < 0) & ~sound, i, state.broken)

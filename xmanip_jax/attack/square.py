@@ -47,8 +47,8 @@ def square(key: Array, pixels: Array, clean: Array, axis: int | None, share: Arr
     inside: Any = True
     for key, k in zip(keys, places, strict=True):
         n = pixels.shape[k]
-        side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n)
-        start = jax.random.randint(key, (), 0, n - side.astype(int) + 1)
+        side = jnp.clip(jnp.round((share * size) ** (1 / len(places))), 1, n).astype(int)
+        start = jax.random.randint(key, (), 0, n - side + 1)
         covered = (jnp.arange(n) >= start) & (jnp.arange(n) < start + side)
         inside &= jnp.expand_dims(covered, [other for other in range(pixels.ndim) if other != k])
     sign = jax.random.rademacher(signs, [n if k == axis else 1 for k, n in enumerate(pixels.shape)], pixels.dtype)

@@ -57,7 +57,7 @@ class Affine(NamedTuple):
         norm of every matrix, so that operands which are broadcast count as often as they are used.
         """
         columns = [_largest([c]) for c in self.absolute_transposed(*_filled(1, self.results))]
-        rows = lambda part: _largest(self.absolute(*(v * (part in (i, None)) for i, v in enumerate(
+        rows = lambda part: _largest(self.absolute(*(v * float(part in (i, None)) for i, v in enumerate(
             _filled(1, self.shapes)))))
         up = 1 + 8 * (self.terms + 4) * epsilon(columns[0])
         own = [jnp.sqrt(rows(i) * c) * up for i, c in enumerate(columns)]

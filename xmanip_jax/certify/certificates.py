@@ -112,5 +112,5 @@ def certified_top_k(map: Float[AnyArray, "*map"], box: Box, k: int) -> Int[Array
     if k > least.size:
         raise ValueError(f"k is at most the number of pixels {least.size}, got {k}")
     chosen = jax.lax.top_k(saliency_bounds(Box(map, map)).upper.ravel(), k)[1]
-    rivals = (jnp.sort(largest) >= least[chosen, None]).sum(-1) - 1  # itself is one of those that reach it
+    rivals = (jnp.sort(largest)[None] >= least[chosen, None]).sum(-1) - 1  # itself is one of those that reach it
     return jnp.sum(rivals < k)

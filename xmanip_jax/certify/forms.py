@@ -158,4 +158,4 @@ def _touching(act, m):
 def _along(m, z, least, largest, slack):
     """m z + [least, largest]."""
     radius = m * z.radius + (largest - least) / 2 + slack + 8 * z.eps * m * z.size
-    return Form(m * z.centre + (least + largest) / 2, radius, m * z.slopes)
+    return Form(m * z.centre + (least + largest) / 2, radius, m[None] * z.slopes)

@@ -34,9 +34,9 @@ def tangent_space(x: Float[AnyArray, "*shape"], data: Float[ArrayLike, " n *shap
     if centre not in ("mean", "x"):
         raise ValueError(f"centre is one of mean, x, got {centre!r}")
     flat = data.reshape(len(data), -1)
-    distance = jnp.sum((flat - x.ravel()) ** 2, 1)
+    distance = jnp.sum((flat - x.ravel()[None]) ** 2, 1)
     near = flat[jax.lax.top_k(-distance, neighbours)[1]]
-    near = near - (near.mean(0) if centre == "mean" else x.ravel())
+    near = near - (near.mean(0) if centre == "mean" else x.ravel())[None]
     return jnp.linalg.svd(near, full_matrices=False)[2][:dimensions].reshape(-1, *x.shape)
 
 

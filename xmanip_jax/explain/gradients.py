@@ -91,6 +91,6 @@ def integrated_gradients(*, steps: int = 30, baseline: Num[ArrayLike, "..."] = 0
 
         ks = jnp.arange(1, steps + 1)
         mean, logits = mean_over(at, (ks.astype(x.dtype) / steps, ks == steps), steps, chunk)
-        return offset * mean, logits
+        return wide(offset) * mean, logits
 
     return explanation(core)

@@ -142,8 +142,8 @@ def shared_pool(operation, rule, relevance, result, x):
     if "window_dimensions" not in p:
         raise rewrite.UnsupportedPrimitiveError('soft max-pooling has its own shares: max_pool="winner" takes them')
     window = p["window_dimensions"], p["window_strides"], p["padding"]
-    zero = jnp.zeros((), x.dtype)
-    return _shared(operation, rule, relevance, x, lambda v: jax.lax.reduce_window(v, zero, jax.lax.add, *window))
+    # A number: zero as an array is traced under jit, and no sum then, which alone has a transpose.
+    return _shared(operation, rule, relevance, x, lambda v: jax.lax.reduce_window(v, 0.0, jax.lax.add, *window))
 
 
 def _shared(operation, rule, relevance, x, total):

@@ -64,7 +64,7 @@ def subset_simulation(score: Callable[[Array], Array], x: Float[AnyArray, "*shap
     if not 0 < share < 1 or particles * share < 10:
         raise ValueError(f"share is in (0, 1), with at least 10 particles in it, got {share} of {particles} particles")
     x = jnp.asarray(x)
-    bottom, top = jnp.maximum(x - radius, low), jnp.minimum(x + radius, high)
+    bottom, top = jnp.maximum(x - radius, low)[None], jnp.minimum(x + radius, high)[None]
     rated = jax.vmap(lambda z: jnp.nan_to_num(score(z), nan=-jnp.inf))
     start, way = jax.random.split(key)
 

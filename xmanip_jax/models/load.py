@@ -63,7 +63,9 @@ class Network(NamedTuple):
 
     def preprocess(self, pixels: Array) -> Array:
         """Pixels Float[..., h, w, c] in [0, 1] -> the network's input."""
-        return jnp.asarray(self.scale, jnp.float32) * pixels + jnp.asarray(self.shift, jnp.float32)
+        scale, shift = (jnp.broadcast_to(jnp.asarray(v, jnp.float32), jnp.shape(pixels))
+                        for v in (self.scale, self.shift))
+        return scale * pixels + shift
 
 
 class Pretrained(NamedTuple):

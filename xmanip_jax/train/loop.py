@@ -159,7 +159,8 @@ def _step(loss, optimizer, scale, ema_decay, training, xs, ys):
     keys = jax.random.split(jax.random.fold_in(jax.random.key(training.seed), training.step), len(xs) + 1)
     (_, (numbers, state)), slope = jax.value_and_grad(loss, has_aux=True)(
         training.params, training.state, xs, ys, keys, scale(training.step))
-    update, optimizer_state = optimizer.update(slope, training.optimizer, training.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies its counts of steps
+        update, optimizer_state = optimizer.update(slope, training.optimizer, training.params)
     params = optax.apply_updates(training.params, update)
     average = optax.incremental_update(params, training.ema, 1 - ema_decay) if training.ema != () else ()
     return Training(params, state, optimizer_state, average, training.step + 1, training.seed), numbers
