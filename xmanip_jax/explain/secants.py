@@ -5,6 +5,7 @@ that no 0 / 0 is left in any derivative.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ..types import Array, Float
 
 __all__ = ["secant"]
 
-_CLOSED = {
+_CLOSED: dict[str, Callable[..., Any]] = {
     "gelu": lambda z: 0.5 * jax.lax.erfc(-z * np.sqrt(0.5).astype(z.dtype)),
     "gelu_tanh": lambda z: 0.5 * (1 + jnp.tanh(np.sqrt(2 / np.pi).astype(z.dtype) * (z + 0.044715 * z**3))),
     "swish": jax.nn.sigmoid,

@@ -33,7 +33,7 @@ class ConvNeXt(nnx.Module):
         if len(depths) != len(widths) or not depths:
             raise ValueError(f"each stage has a depth and a width, got {len(depths)} depths and {len(widths)} widths")
         patches = nnx.Conv(channels, widths[0], (4, 4), 4, padding="VALID", rngs=rngs)
-        layers = [nnx.Dict({"0": patches, "1": layer_norm(widths[0], 1e-6, rngs)})]
+        layers: list[nnx.Module] = [nnx.Dict({"0": patches, "1": layer_norm(widths[0], 1e-6, rngs)})]
         for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             if stage:
                 halved = nnx.Conv(widths[stage - 1], width, (2, 2), 2, padding="VALID", rngs=rngs)
@@ -45,8 +45,9 @@ class ConvNeXt(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         head: Any = self.classifier
-        stages = len(self.features) // 2
-        for i, layers in enumerate(self.features):
+        features: Any = self.features
+        stages = len(features) // 2
+        for i, layers in enumerate(features):
             if i % 2:
                 for block in layers:
                     x = block(x)

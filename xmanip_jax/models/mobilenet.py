@@ -55,7 +55,8 @@ class MobileNetV3(nnx.Module):
         if isinstance(blocks, str) and blocks not in _BLOCKS:
             raise ValueError(f"blocks is one of {', '.join(_BLOCKS)}, or the inverted residuals, got {blocks!r}")
         last = last or (_LAST[blocks] if isinstance(blocks, str) else 1280)
-        rows = [Inverted(*row) for row in (_BLOCKS[blocks] if isinstance(blocks, str) else blocks)]
+        known: Any = _BLOCKS[blocks] if isinstance(blocks, str) else blocks
+        rows = [Inverted(*row) for row in known]
         self.act = act or jax.nn.hard_swish
         layers: dict[str, nnx.Module] = {"0": _layer(3, 16, 3, 2, rngs)}
         channels = 16

@@ -140,7 +140,8 @@ def layer_sites(plan: Plan) -> tuple[Callable[[Step], Any], list[tuple[Layer, Si
     if not (found := sites(plan, match)):
         match = layer_kind
         found = sites(plan, match)
-    total, seen, listed = Counter(s.kind for s in found), Counter(), []
+    total, listed = Counter(s.kind for s in found), []
+    seen: Counter[str] = Counter()
     for site in found:
         automatic = match is layer_kind or total[site.kind] > 1
         name = f"{site.kind}#{seen[site.kind]}" if automatic else site.kind

@@ -53,7 +53,8 @@ def scale(flat: Flat, unit: Unit, alone: Callable[[int], Unit | None]) -> float:
     product, i = 1.0, unit.outputs[0]
     while (after := alone(i)) is not None and len(flat.depending(after.nodes[0])) == 1:
         for node in after.nodes:
-            name, factor = node.eqn.primitive.name, 1.0
+            name = node.eqn.primitive.name
+            factor: float | None = 1.0
             if name in ("mul", "div"):
                 k = node.inputs.index(i)
                 factor = constant_of(flat, node.inputs[1 - k]) if name == "mul" or k == 0 else None
@@ -68,7 +69,7 @@ def normalising(found: Sequence[Unit], kinds: Mapping[int, str], known: Mapping[
     makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
     stack = []
     for k, unit in enumerate(found):
-        tags = [None if isinstance(i, Literal) else known.get(i) for i in unit.inputs]
+        tags: list[Any] = [None if isinstance(i, Literal) else known.get(i) for i in unit.inputs]
         if kinds.get(k) in ("product", "quotient"):
             stack += [i for i, t in zip(unit.inputs, tags, strict=True) if t.scale and not all(t.scale for t in tags)]
             if kinds[k] == "quotient" and known[unit.outputs[0]].gate:
@@ -89,7 +90,7 @@ def log_sums(found: Sequence[Unit], kinds: Mapping[int, str]) -> set[int]:
     """The values log, exp, and |.| between of a log of a sum of exponentials, as jax.nn.log_softmax subtracts it."""
     makers = {o: k for k, unit in enumerate(found) for o in unit.outputs}
     names = [{node.eqn.primitive.name for node in unit.nodes} for unit in found]
-    marked = set()
+    marked: set[int] = set()
     for k, unit in enumerate(found):
         chain = [unit.outputs[0]] if kinds.get(k) == "activation" and names[k] == {"log"} else []
         at = makers.get(unit.inputs[0]) if chain else None

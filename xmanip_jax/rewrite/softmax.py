@@ -55,7 +55,8 @@ def _candidates(flat, node) -> Iterator[tuple[int, tuple[int, ...]]]:
     if name == "div" and len(flat.depending(node)) == 2:
         found = _of_quotient(flat, *node.inputs)
     elif name == "mul" and len(flat.depending(node)) == 2:
-        found = _of_quotient(flat, *node.inputs, True) or _of_quotient(flat, *node.inputs[::-1], True)
+        one, other = node.inputs
+        found = _of_quotient(flat, one, other, True) or _of_quotient(flat, other, one, True)
     elif name == "exp" and flat.depending(node):
         found = _of_logarithm(flat, node)
     if found is not None:

@@ -136,7 +136,7 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
         done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
         for now in range(done, steps):
             chosen = batch_indices(now, seed, len(images), batch)
-            xs = augment(np.random.default_rng((seed, now, 0)), images[chosen])
+            xs = augment(np.random.default_rng((seed, now, 0)), np.asarray(images[chosen]))
             training, numbers = stepped(training, *spread((xs, labels[chosen]), devices))
             if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight lock each other
                 jax.block_until_ready(training)
