@@ -103,7 +103,7 @@ def test_searches(shape, channels):
     assert (climbed.change > 1e-3).all() and (blind.change > 1e-4).all()
     again = attack.transfer(e, preprocess=preprocess, channels=channels)(f, climbed, key=KEY)
     np.testing.assert_allclose(again.change, climbed.change, atol=1e-5)
-    assert len(attack.flags(climbed, blind, again)) == 5
+    assert len(attack.flags(climbed, blind, again)) == 6
 
 
 @pytest.mark.sampled(2)

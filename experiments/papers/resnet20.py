@@ -64,6 +64,8 @@ FAMILY = {
                                  frozen=False),
     "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
     "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
+    "smooth_adversarial_half": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon / 2))),),
+                                      longer=8, frozen=False),
     "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
     "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
                    label_weight=0.0),
@@ -80,7 +82,8 @@ class Config(runs.SeededRun):
     """The family of one network."""
 
     names: Annotated[tuple[str, ...], runs.choices("The trainings that go on", FAMILY)] = (
-        "gradient_alignment", "smooth_adversarial", "cure", "hessian", "atex", "longer", "adversarial")
+        "smooth_adversarial", "gradient_alignment", "cure", "smooth_adversarial_half", "hessian", "atex", "longer",
+        "adversarial")
     kappa: float = 1.0
     """Sharpness of softplus, relative to the spread of each activation's inputs."""
     base_images: int = 10_000
