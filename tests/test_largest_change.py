@@ -103,7 +103,8 @@ def test_the_surrogate_is_climbed_away_from_the_models_own_map():
     model = lambda x: jnp.zeros(2)
     higher = smooth.Surrogate(lambda f, x: (), lambda f, settings, t: lambda x: f(x) + jnp.array([0.5, 0.0]))
     pixels = np.linspace(0.3, 0.6, 8, dtype=np.float32).reshape(8, 1, 1, 1)
-    found = ascent(value, distance=l1, heat=lambda m, channels: m[..., 0], steps=10, restarts=1, surrogate=higher)(model, pixels, key=KEY)
+    search = ascent(value, distance=l1, heat=lambda m, channels: m[..., 0], steps=10, restarts=1, surrogate=higher)
+    found = search(model, pixels, key=KEY)
     np.testing.assert_allclose(found.pixels, pixels + 0.1, atol=1e-6)
 
 

@@ -166,9 +166,9 @@ def accuracy(network, images, labels):
 
 
 def row(parts, seed):
-    """Summaries of {measure: Float[n]} with the values of each image."""
-    return {m: s | {"values": [float(f"{v:.5g}") for v in parts[m]]}
-            for m, s in report.summary(parts, seed, mean=("accuracy",)).items()}
+    """Summaries of {measure: Float[n]} with the values of each image, but for the accuracy."""
+    values = {m: {"values": [float(f"{v:.5g}") for v in of]} for m, of in parts.items() if m != "accuracy"}
+    return {m: s | values.get(m, {}) for m, s in report.summary(parts, seed, mean=("accuracy",)).items()}
 
 
 def compared(values, plain, seed):
