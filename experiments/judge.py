@@ -192,8 +192,9 @@ def details(names, classes, found, flags):
     """The tables that only report.html shows: the flags, and a line for each image, the most changed first."""
     changed = {e: robustness.largest(arrays) for e, arrays in found.items()}
     labels = found[max(found)]["logits_original"].argmax(1)
+    told = lambda f: "yes" if f.raised else "not looked for" if np.isnan(f.value) else "no"
     return (report.grid(("epsilon", "flag", "raised", "value", "limit"), [
-                (f"{e:g}", report.words(name), "yes" if f.raised else "no", f"{f.value:.3g}", f"{f.limit:g}")
+                (f"{e:g}", report.words(name), told(f), f"{f.value:.3g}", f"{f.limit:g}")
                 for e, of in flags.items() for name, f in of.items()], title="signs that the attack was weak"),
             html_report.by_image(("image", "predicted", *(f"change at {e:g}" for e in changed)), [
                 (names[i], report.class_name(classes, labels[i]), *(f"{v[i]:.3f}" for v in changed.values()))

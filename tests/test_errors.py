@@ -230,7 +230,7 @@ OPTIONS = [
     ("cost", ["--batches", "0"], r"--batches must be positive, got \(0,\)"),
     ("curvature", ["--certified", "200"], "--certified is at most --count 100, got 200"),
     ("curvature", ["--networks", "net"], "unknown network 'net'; known: squeezenet1_1,"),
-    ("train", ["--dataset", "svhn"], "invalid choice 'svhn'.*'mnist', 'cifar10'"),
+    ("train", ["--dataset", "svhn"], "invalid choice 'svhn'.*'cifar10'"),
     ("train", ["--defence", "magic"], "unknown defence 'magic'; known: plain,"),
     ("train", ["--rate", "1"], "Unrecognized options: --rate, 1, perhaps you meant --"),
     ("train", ["--train-images", "0"], "--train-images must be positive, got 0"),

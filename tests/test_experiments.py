@@ -107,7 +107,6 @@ BAD = {
     "resume what": (["--resume"], "--resume needs the run folder"),
     "empty folder": (["--images", "empty"], "empty: no image"),
     "one image": (["--images", "one"], "needs another one"),
-    "channels": (["--network", "small_cnn", "--weights", "weights.safetensors"], "takes 1 channels, the images have 3"),
     "foreign weights": (["--weights", "foreign.safetensors"], "missing _conv_stem.weight"),
     "truncated weights": (["--weights", "truncated.safetensors"], "damaged or truncated"),
     "pickle with code": (["--weights", "code.pth"], "code.pth: refused"),

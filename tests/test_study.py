@@ -1,13 +1,16 @@
 """Studies over many trainings: what is trained from what, what is read back, and how defences are compared."""
 
 import json
+from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
 from common import files, report, robustness, study, training, training_data
 from papers import defences, dombrowski2022
+from xmanip_jax import attack, objectives
 
 
 def images(value):
@@ -65,6 +68,30 @@ def test_a_reduction_draws_the_same_images_for_both():
     plain = random.uniform(size=(1, 100))
     rows = study.summary({"plain": {"map_change@1": plain}, "half": {"map_change@1": plain / 2}}, 0)
     assert rows["half"]["map_change@1"]["reduction"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+
+
+def test_images_are_judged_in_batches(monkeypatch):
+    """A value for each, in order; the bar is told of all; flags see the whole."""
+    images, labels, told, seen = np.linspace(0, 1, 5, dtype=np.float32)[:, None], np.array([0, 0, 1, 1, 1]), [], []
+
+    def search(e, *, epsilon, **options):
+        def run(model, x, *, labels, key):
+            value = x[:, 0] + epsilon
+            return attack.Changed(x, x, model(x), objectives.View(x, x, x), value, np.stack([value, 2 * value]),
+                                  *[value] * 3, evaluations=7)
+        return run
+
+    monkeypatch.setattr(attack, "largest_change", search)
+    monkeypatch.setattr(attack, "random_search", search)
+    monkeypatch.setattr(attack, "flags", lambda *of: seen.extend(of) or SimpleNamespace(_asdict=lambda: {"a": 1}))
+    model = Partial(lambda x: jnp.concatenate([0.6 - x, x - 0.6], -1))
+    values, flags = robustness.judged(model, images, labels, epsilons=(0.1, 0.2), count=3, restarts=2, seed=0, batch=2,
+                                      advance=told.append)
+    assert told == [2, 1, 2, 1] and flags == {"a": 1}
+    np.testing.assert_array_equal(values["accuracy"], [1, 1, 0, 1, 1])
+    np.testing.assert_allclose(values["map_change@0.2"], [0.2, 0.45, 0.7], rtol=1e-6)
+    assert [np.shape(of.by_restart) for of in seen] == [(2, 3)] * 2
+    np.testing.assert_allclose(seen[0].by_restart[1], 2 * values["map_change@0.2"])
 
 
 def test_a_step_climbs_the_cross_entropy_and_stays_in_the_ball():

@@ -15,8 +15,8 @@ import curvature
 import judge
 import manipulate
 import train
-from common import robustness, user_model
-from xmanip_jax import plot
+from common import inputs, robustness, user_model
+from xmanip_jax import models, plot
 
 EXAMPLES = Path(__file__).parent.parent / "experiments" / "models"
 NETWORKS = "plain_jax", "flax_nnx", "flax_linen", "equinox_model", "keras_model", "converted_torch"
@@ -25,8 +25,8 @@ JOBS = {
     "judge": (judge, ["--quick"], "verdicts"),
     "curvature": (curvature, ["--quick", "--k", "10"], "radii"),
     "cost": (cost, ["--quick"], "step.flop_ratio"),
-    "train": (train, ["--images", "classes", "--quick", "--epochs", "1", "--batch", "5", "--epsilons", "0.1"],
-              "cat (1 and 1), cup (1 and 1), rocket (1 and 1), face (1 and 1), eye (1 and 1); every fifth"),
+    "train": (train, ["--images", "classes", "--quick", "--epochs", "1", "--batch", "4", "--epsilons", "0.1"],
+              "Labels are the subfolders of classes, "),
 }
 DEFAULT = {("cost", "flax_nnx")}  # the other jobs run on TINY
 PAIRS = [pytest.param(job, name, marks=[] if (job, name) in DEFAULT else pytest.mark.slow)
@@ -115,7 +115,7 @@ def test_what_judge_says(searches, here, capsys):
     assert verdict in printed and verdict in page and page.count("<img") == 4
     assert f"a correlation of {1 - np.median(best):.2f} with what it was" in verdict
     raised = [flag["raised"] for flag in first["flags"]["0.05"].values()]
-    assert len(raised) == 5 and ("To be read with care" in verdict) == any(raised)
+    assert len(raised) == 6 and ("To be read with care" in verdict) == any(raised)
     for file in ("results.json", "arrays.npz", "report.html"):
         Path("out", file).unlink()
     judge.run([*arguments, "--resume"])
@@ -137,13 +137,31 @@ def test_curvature_of_a_function_alone(here, monkeypatch):
         assert 0 < of(f"attacked_change@{eps}")[0] <= of(f"change_intervals@{eps}")[0]
 
 
-def test_training_and_its_weights(here, monkeypatch):
+@pytest.fixture
+def unjudged(monkeypatch):
     """How a trained network is judged is judge's; here it takes no time."""
     accuracy = {"accuracy": np.ones(4, np.float32)}
     monkeypatch.setattr(robustness, "judged", lambda *arguments, **options: (accuracy, {}))
+
+
+@pytest.mark.slow
+def test_training_of_one_of_the_projects_networks(here, unjudged):
+    """From its weights, here random ones, which the file then holds under the names that --weights reads."""
+    train.run(["--network", "cifar10_resnet20", "--quick", "--learning-rate", "1e-6", "--out", "out"])
+    trained = models.load("small_cnn_cifar10", Path("out/weights.safetensors"))
+    start = models.load("small_cnn_cifar10", inputs.random_weights("small_cnn_cifar10", 0))
+    for now, before in zip(jax.tree.leaves(trained.params), jax.tree.leaves(start.params), strict=True):
+        assert 0 < np.abs(now - before).max() < 1e-4
+
+
+def test_training_and_its_weights(here, unjudged):
     Path("tiny.py").write_text(TINY)
-    train.run(["--model", "tiny.py:network", "--quick", "--epochs", "1", "--epsilons", "0.1", "--out", "out"])
-    weights = Path("out/weights.safetensors")
+    for unknown in ("face", "rocket"):
+        shutil.rmtree(f"classes/{unknown}")
+    train.run(["--model", "tiny.py:network", "--images", "classes", "--batch", "2", "--quick", "--out", "out"])
+    weights, labels = Path("out/weights.safetensors"), "Labels are the subfolders of classes, with so many images to "
+    assert labels in Path("out/report.html").read_text() and labels in Path("out/results.json").read_text()
+    assert "cat (1 and 1), cup (1 and 1), eye (1 and 1); every fifth" in Path("out/report.html").read_text()
     assert "tiny.network, trained with plain" in Path("out/report.html").read_text()
     before, after = user_model.read("tiny.py:network"), user_model.read("tiny.py:network", weights)
     assert list(after.params) == ["a", "b"] and not np.array_equal(after.params["b"], before.params["b"])

@@ -209,7 +209,7 @@ def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: 
     chosen = np.array([i for i, name in enumerate(files.names) if fnmatch.fnmatch(name, pattern)], int)
     if not chosen.size:
         raise DatasetError(f"{folder}: no image matches {pattern!r}")
-    if files.classes and limit is not None:
+    if files.classes and files.labels is not None and limit is not None:
         chosen = chosen[np.lexsort((files.labels[chosen], ranks(files.labels[chosen])))]
     chosen = np.sort(chosen[:limit])
     names, images = [files.names[i] for i in chosen], [read_image(files.paths[i], size) for i in chosen]

@@ -1,5 +1,6 @@
 """Figures: photographs beside their heat maps, and numbers compared. Needs matplotlib, the extra `plot`."""
 
+import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -373,4 +374,5 @@ def _points(axis, points, color):
 
 
 def _words(label):
-    return label.replace("_", " ")
+    """A name as words; FILE.NAME, or a file's, stays as it is."""
+    return label if re.search(r"\w\.[A-Za-z_]", label) else label.replace("_", " ")

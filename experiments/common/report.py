@@ -1,5 +1,6 @@
 """The numbers of a manipulation, from its arrays alone, and how they are shown."""
 
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Sequence
 
@@ -72,8 +73,8 @@ def cell(row: dict) -> str:
 
 
 def words(name: str) -> str:
-    """A name as words, which wrap."""
-    return name.replace("_", " ")
+    """A name as words, which wrap; FILE.NAME stays as it is."""
+    return name if re.search(r"\w\.[A-Za-z_]", name) else name.replace("_", " ")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,9 +13,9 @@ from xmanip_jax import attack, certify, explain, models, objectives, smooth, tra
 STEPS = 20
 
 
-def right(model, images, labels) -> np.ndarray:
+def right(model, images, labels, batch: int = 500) -> np.ndarray:
     """Float[n]: 1 where the prediction is the label, else 0."""
-    return batches.over(_right, images, labels, model=model, batch=500)
+    return batches.over(_right, images, labels, model=model, batch=batch)
 
 
 def _right(model, x, y):
@@ -30,25 +30,39 @@ def climbed(model, x, y, z, epsilon, step):
     return train.sign_step(loss, z, certify.ball(x, epsilon, 0, 1), step)
 
 
-def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=None):
+def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=None, batch=200,
+           advance=lambda count: None):
     """({measure: a value for each image}, {flag: attack.Flag} at the last epsilon).
 
-    model: a jax.tree_util.Partial;  images, labels: a test split, the first `count` of which are attacked;  surrogate:
-    that of `attack.largest_change`, smooth.none() for a smooth network.
+    model: a jax.tree_util.Partial;  images, labels: a test split, the first `count` of which are attacked, `batch` of
+    them together;  surrogate: that of `attack.largest_change`, smooth.none() for a smooth network;  advance(count): is
+    called when so many images are attacked at one of epsilons.
     """
-    found = {"accuracy": right(model, images, labels)}
+    found, e = {"accuracy": right(model, images, labels, batch)}, explain.gradient()
     x, y = images[:count], labels[:count]
+    key_of = lambda index: jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
+
+    def attacked(search, part, index):
+        changed = search(model, x[part], labels=y[part], key=key_of(index))
+        return changed._replace(by_restart=changed.by_restart.T, evaluations=np.zeros(len(changed.change)))
+
     for epsilon in epsilons:
-        z = x
-        for _ in range(STEPS):
-            z = climbed(model, x, y, z, epsilon, 2.5 * epsilon / STEPS)
-        found[f"adversarial_accuracy@{epsilon:g}"] = right(model, z, y)
-        search = attack.largest_change(explain.gradient(), epsilon=epsilon, steps=STEPS, restarts=restarts,
-                                       surrogate=surrogate)
-        changed = search(model, x, labels=y, key=jax.random.key(seed))
-        found[f"map_change@{epsilon:g}"] = np.asarray(changed.change)
-    blind = attack.random_search(explain.gradient(), epsilon=epsilons[-1], steps=2 * STEPS * restarts, restarts=1)
-    return found, looked_for(attack.flags(changed, blind(model, x, labels=y, key=jax.random.key(seed))))
+        search = attack.largest_change(e, epsilon=epsilon, steps=STEPS, restarts=restarts, surrogate=surrogate)
+
+        def both(part, index, epsilon=epsilon, search=search):
+            z = x[part]
+            for _ in range(STEPS):
+                z = climbed(model, x[part], y[part], z, epsilon, 2.5 * epsilon / STEPS)
+            held, changed = right(model, z, y[part]), attacked(search, part, index)
+            advance(len(z))
+            return held, changed
+
+        held, changed = batches.in_batches(both, len(x), batch)
+        found |= {f"adversarial_accuracy@{epsilon:g}": held, f"map_change@{epsilon:g}": changed.change}
+    blind = attack.random_search(e, epsilon=epsilons[-1], steps=2 * STEPS * restarts, restarts=1)
+    seen = batches.in_batches(partial(attacked, blind), len(x), batch)
+    whole = (of._replace(by_restart=of.by_restart.T) for of in (changed, seen))
+    return found, looked_for(attack.flags(*whole))
 
 
 def surrogate_of(act):

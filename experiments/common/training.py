@@ -222,9 +222,12 @@ def train_and_judge(config, out, settings, console, own=None):
     with program.WHOLE:
         save(params, state, out / "weights.safetensors")
     model, images, labels = Partial(net.apply, params, state), found.test_images, found.test_labels
-    values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
-                                 restarts=config.restarts, seed=config.seed,
-                                 surrogate=robustness.surrogate_of(recipe.act(config.beta)))
+    with batches.progress(console) as bar:
+        task = bar.add_task("judging", total=len(config.epsilons) * min(config.count, len(images)), status="")
+        values, flags = robustness.judged(
+            model, images, labels, epsilons=config.epsilons, count=config.count, restarts=config.restarts,
+            seed=config.seed, surrogate=robustness.surrogate_of(recipe.act(config.beta)),
+            batch=config.batch if own else config.count, advance=partial(bar.advance, task))
     files.write_arrays(out / "arrays.npz", values)
     rows = report.summary(values, config.seed, mean=[name for name in values if "accuracy" in name])
     files.write_json(out / "results.json", {"config": settings, **runs.environment(), "labels": found.said,
