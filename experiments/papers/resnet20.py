@@ -165,12 +165,6 @@ def curvature(model, x):
             "normalised_curvature": found.value, "gradient_norm": found.gradient_norm}
 
 
-def accuracy(network, images, labels):
-    """Float[n]: whether each image is classified rightly."""
-    right = lambda part: np.float32(robustness.right(network.model, images[part], labels[part]))
-    return {"accuracy": np.concatenate([right(slice(i, i + 500)) for i in range(0, len(images), 500)])}
-
-
 def row(parts, seed):
     """Summaries of {measure: Float[n]} with the values of each image, but for the accuracy."""
     values = {m: {"values": [float(f"{v:.5g}") for v in of]} for m, of in parts.items() if m != "accuracy"}
@@ -270,7 +264,8 @@ def main(config: Config) -> None:
 
     def measure(name):
         """Its accuracy, and its curvature where it is smooth."""
-        found = study.part(f"{name}-accuracy", 0, lambda: accuracy(known[name], test, test_labels))
+        found = study.part(f"{name}-accuracy", 0, lambda: {
+            "accuracy": robustness.right(known[name].model, test, test_labels)})
         if known[name].net is soft.net:
             found |= study.part(f"{name}-curvature", 0, lambda: curvature(known[name].model, test[:config.curved]))
         study.add(name, found)
