@@ -85,11 +85,12 @@ def test_images_are_judged_in_batches(monkeypatch):
 
     monkeypatch.setattr(attack, "largest_change", search)
     monkeypatch.setattr(attack, "random_search", search)
-    monkeypatch.setattr(attack, "flags", lambda *of: seen.extend(of) or SimpleNamespace(_asdict=lambda: {"a": 1}))
+    by_name = {"a": attack.Flag(False, 0.0, 0.1), "not looked for": attack.Flag(False, np.nan, 0.1)}
+    monkeypatch.setattr(attack, "flags", lambda *of: seen.extend(of) or SimpleNamespace(_asdict=lambda: by_name))
     model = Partial(lambda x: jnp.concatenate([0.6 - x, x - 0.6], -1))
     values, flags = robustness.judged(model, images, labels, epsilons=(0.1, 0.2), count=3, restarts=2, seed=0, batch=2,
                                       advance=told.append)
-    assert told == [2, 1, 2, 1] and flags == {"a": 1}
+    assert told == [2, 1, 2, 1] and flags == {"a": by_name["a"]}
     np.testing.assert_array_equal(values["accuracy"], [1, 1, 0, 1, 1])
     np.testing.assert_allclose(values["map_change@0.2"], [0.2, 0.45, 0.7], rtol=1e-6)
     assert [np.shape(of.by_restart) for of in seen] == [(2, 3)] * 2

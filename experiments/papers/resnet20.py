@@ -64,6 +64,8 @@ FAMILY = {
                                  frozen=False),
     "hessian": Member(lambda epsilon, teacher: ((1e-6, defend.hessian()),)),
     "gradient_alignment": Member(lambda epsilon, teacher: ((1.0, defend.gradient_alignment(radius=2 * epsilon)),)),
+    "smooth_adversarial_half": Member(lambda epsilon, teacher: ((1.0, defend.adversarial(_ascent(epsilon / 2))),),
+                                      longer=8, frozen=False),
     "cure": Member(lambda epsilon, teacher: ((1e-3, defend.cure(step=1.5)),)),
     "atex": Member(lambda epsilon, teacher: ((1.0, defend.atex(teacher, radius=epsilon, neighbours=2, samples=4)),),
                    label_weight=0.0),
@@ -80,7 +82,8 @@ class Config(runs.SeededRun):
     """The family of one network."""
 
     names: Annotated[tuple[str, ...], runs.choices("The trainings that go on", FAMILY)] = (
-        "gradient_alignment", "smooth_adversarial", "cure", "hessian", "atex", "longer", "adversarial")
+        "smooth_adversarial", "gradient_alignment", "cure", "smooth_adversarial_half", "hessian", "atex", "longer",
+        "adversarial")
     kappa: float = 1.0
     """Sharpness of softplus, relative to the spread of each activation's inputs."""
     base_images: int = 10_000
@@ -160,12 +163,6 @@ def curvature(model, x):
     found = geometry.normalised_curvature(lambda z: model(z)[y], x)
     return {"spectral_norm": geometry.spectral_norm(lambda z: model(z)[y], x, steps=16).value,
             "normalised_curvature": found.value, "gradient_norm": found.gradient_norm}
-
-
-def accuracy(network, images, labels):
-    """Float[n]: whether each image is classified rightly."""
-    right = lambda part: np.float32(robustness.right(network.model, images[part], labels[part]))
-    return {"accuracy": np.concatenate([right(slice(i, i + 500)) for i in range(0, len(images), 500)])}
 
 
 def row(parts, seed):
@@ -267,7 +264,8 @@ def main(config: Config) -> None:
 
     def measure(name):
         """Its accuracy, and its curvature where it is smooth."""
-        found = study.part(f"{name}-accuracy", 0, lambda: accuracy(known[name], test, test_labels))
+        found = study.part(f"{name}-accuracy", 0, lambda: {
+            "accuracy": robustness.right(known[name].model, test, test_labels)})
         if known[name].net is soft.net:
             found |= study.part(f"{name}-curvature", 0, lambda: curvature(known[name].model, test[:config.curved]))
         study.add(name, found)

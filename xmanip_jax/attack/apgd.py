@@ -142,7 +142,7 @@ def largest_change(
       steps: gradients taken from each start, `restarts * steps` in all.
       constraint: another set than the ball of epsilon, of which starts and first steps still are.
       distance: `(heat map, clean heat map) -> Float[]`, not negative, 0 at the clean one; default 1 - Pearson.
-      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(30, 300)`, for relu networks; `smooth.none()` for
+      surrogate: from `xmanip_jax.smooth`; default `smooth.relative(30, 100)`, for relu networks; `smooth.none()` for
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
@@ -166,7 +166,7 @@ def largest_change(
     """
     look, judge = (viewing(e, channels=channels, heat=heat) for e in (explanation, judged_by or explanation))
     search = asked(judge, distance, preprocess, epsilon, constraint, restarts, steps)
-    surrogate = surrogate or smooth.relative(30.0, 300.0)
+    surrogate = surrogate or smooth.relative(30.0, 100.0)
 
     def seen(network, pixels, case, key, t):
         f = surrogate.rewrite(network.model, case.settings, t)
