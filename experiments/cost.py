@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from common import batches, cost_measures, files, html_report, inputs, named_explanations, report, runs
+from common import batches, cost_measures, files, html_report, inputs, machines, named_explanations, report, runs
 from common.named_explanations import EXPLANATIONS, Needs
 from xmanip_jax import rewrite, smooth
 
@@ -64,6 +64,8 @@ def checked(config):
     if config.quick:
         config = dataclasses.replace(config, explanations=config.explanations[:1], batches=config.batches[:1],
                                      repeats=1)
+    if config.process:
+        raise ValueError("costs are measured in one process: leave --process out")
     runs.check_known("explanation", config.explanations, EXPLANATIONS)
     runs.check_some(config, "explanations", "batches")
     runs.check_positive(config, "batches", "repeats")
@@ -80,7 +82,7 @@ def explanation_of(name, network, x, layer):
 
 def measured(config, network, scales, name, batch):
     """The row of an explanation at a batch size, flat: {forward.flops: ...}; raises ValueError for what is refused."""
-    pixels = jax.random.uniform(jax.random.key(config.seed), (batch, *network.input_shape))
+    pixels = machines.spread(jax.random.uniform(jax.random.key(config.seed), (batch, *network.input_shape)))
     explanation = explanation_of(name, network, network.preprocess(pixels[0]), config.layer)
     surrogate = smooth.relative()
     run = cost_measures.functions(network.net.apply, network.preprocess, explanation, lambda f: f,

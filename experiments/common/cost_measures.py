@@ -3,13 +3,14 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from xmanip_jax import attack, objectives
+from xmanip_jax import attack, devices, objectives
 
 # By default, of named_explanations.EXPLANATIONS; and what of averages is counted.
 EXPLANATIONS = ("gradient", "gradient_x_input", "integrated_gradients", "smoothgrad", "guided_backprop", "lrp_epsilon",
@@ -112,13 +113,15 @@ def measured(run: Functions, weights: tuple, pixels, classes: int, repeats: int,
     with the others ("peer": ms, and over_ours, its time over that of the step).
     """
     batch = len(pixels)
-    labels, keys = jnp.arange(batch) % classes, jax.random.split(jax.random.key(1), batch)
+    beside = partial(devices.spread, place=devices.placed(pixels, None))
+    weights = devices.on_each(weights, devices.placed(pixels, None))
+    labels, keys = beside((jnp.arange(batch) % classes, jax.random.split(jax.random.key(1), batch)))
     run_forward, of_forward = compiled(run.forward, weights, pixels)
     run_explained, of_explained = compiled(run.explained, weights, pixels, labels, keys)
     clean = run_explained(weights, pixels, labels, keys)
     goal = jnp.roll(jax.random.uniform(jax.random.key(2), clean.heatmap.shape), 1, 0)
-    goal = goal / goal.sum(range(1, goal.ndim), keepdims=True)
-    start = jnp.clip(pixels + 0.01 * jax.random.normal(jax.random.key(3), pixels.shape), 0, 1)
+    goal = beside(goal / goal.sum(range(1, goal.ndim), keepdims=True))
+    start = beside(jnp.clip(pixels + 0.01 * jax.random.normal(jax.random.key(3), pixels.shape), 0, 1))
     case = Case(start, weights, clean, goal, labels, keys)
     state = [(jnp.copy(start), OPTIMIZER.init(start))]
     run_step, of_step = compiled(run.step, state[0], *case[1:], donate_argnums=0)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import batches
+from common import batches, machines
 from xmanip_jax import attack, certify, explain, models, objectives, smooth, train
 
 STEPS = 20
@@ -43,16 +43,16 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
     key_of = lambda index: jax.random.fold_in(jax.random.key(seed), index) if index else jax.random.key(seed)
 
     def attacked(search, part, index):
-        changed = search(model, x[part], labels=y[part], key=key_of(index))
+        changed = search(model, machines.spread(x[part]), labels=y[part], key=key_of(index))
         return changed._replace(by_restart=changed.by_restart.T, evaluations=np.zeros(len(changed.change)))
 
     for epsilon in epsilons:
         search = attack.largest_change(e, epsilon=epsilon, steps=STEPS, restarts=restarts, surrogate=surrogate)
 
         def both(part, index, epsilon=epsilon, search=search):
-            z = x[part]
+            z = clean = machines.spread(x[part])
             for _ in range(STEPS):
-                z = climbed(model, x[part], y[part], z, epsilon, 2.5 * epsilon / STEPS)
+                z = climbed(model, clean, y[part], z, epsilon, 2.5 * epsilon / STEPS)
             held, changed = right(model, z, y[part]), attacked(search, part, index)
             advance(len(z))
             return held, changed
