@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import tyro
 
-from common import program
+from common import compiled_programs, program
 from common.files import RunError, read_arrays, read_json, write_arrays, write_json
 
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
@@ -72,6 +72,8 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
             raise RunError(f"--seed is not negative, got {asked.seed}")
         if debug:
             jax.config.update("jax_traceback_filtering", "off")
+        if program.FRONT_DOOR:
+            compiled_programs.keep()
         main(asked)
     except KeyboardInterrupt:
         print(program.interrupted(), file=sys.stderr)
