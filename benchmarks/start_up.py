@@ -164,13 +164,19 @@ def main(config: Config) -> None:
     found = {"config": runs.settings(config), **runs.environment(), "date": time.strftime("%Y-%m-%d")}
     found |= {"start": starts(config)} if config.starts else {}
     found["steps"] = []
+    kept(config.out, found)
     for name in config.networks:
         for explanation in config.explanations:
             found["steps"].append(row_of(name, explanation))
             print(table({"steps": found["steps"][-1:]}).splitlines()[-1], flush=True)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(config.out, found)
-    config.out.with_suffix(".md").write_text(table(found))
+            kept(config.out, found)
+
+
+def kept(out, found):
+    """Write what was found so far."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(out, found)
+    out.with_suffix(".md").write_text(table(found))
 
 
 if __name__ == "__main__":
