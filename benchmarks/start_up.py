@@ -111,7 +111,7 @@ def compilation(name, explanation):
     layers = rewrite.linear_layers(model)(x) if explanation == "pattern_attribution" else {}
     needs = Needs(low, high, "features", {k: np.asarray(v.w) for k, v in layers.items()}, **cost_measures.AVERAGES)
     surrogate = smooth.relative()
-    scales = jax.eval_shape(surrogate.fit, model, x)
+    scales = jax.eval_shape(lambda x: surrogate.fit(model, x), x)
     run = cost_measures.functions(net.apply, preprocess, EXPLANATIONS[explanation].make(needs), lambda f: f, None)
     keys = jax.random.split(jax.random.key(1), 1)
     clean = jax.eval_shape(run.explained, weights, pixels, jnp.zeros(1, int), keys)
