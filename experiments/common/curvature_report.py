@@ -8,6 +8,7 @@ from xmanip_jax import plot
 CURVATURES = {"gradient_norm": "gradient norm", "frobenius_norm": "Hessian, Frobenius",
               "spectral_norm": "Hessian, spectral", "normalised_curvature": "normalised curvature",
               "level_set_curvature": "level-set curvature", "hessian_bound": "bound of the Hessian"}
+_BOUNDS = {"hessian_bound": "of the logit", "cross_entropy_bound": "of the cross entropy"}
 _BENT = ("gradient_norm", "spectral_norm", "level_set_curvature")
 _CURVES = {"attacked_change": "attack", "change_linear": "no attack can (linear)",
            "change_intervals": "no attack can (intervals)"}
@@ -40,7 +41,7 @@ def radii(arrays, k):
 
 
 def tables(rows, epsilons, k):
-    """Curvature; what is certified and what is attacked at each epsilon; the radii."""
+    """Curvature; bounds from the weights; what is certified and attacked at each epsilon; the radii."""
     short = _short(rows)
     all_rows = {f"{report.words(short[n])}, {a}": row for n, by in rows.items() for a, row in by.items()}
     value = lambda row, name: f"{row[name]['value']:.2g}" if name in row else "-"
@@ -51,6 +52,9 @@ def tables(rows, epsilons, k):
         report.grid(("network", *CURVATURES.values()),
                     [(name, *(value(row, m) for m in CURVATURES)) for name, row in all_rows.items()],
                     title="curvature of the predicted logit: medians"),
+        report.grid(("network", *_BOUNDS.values()),
+                    [(name, *(value(row, m) for m in _BOUNDS)) for name, row in all_rows.items()],
+                    title="what the norm of the Hessian does not exceed at any input,\nfrom the weights"),
         report.grid(("network", "epsilon", *(f"{what}, {how}" for what in ("change", f"top {k}")
                                              for how in ("attacked", "certified"))),
                     [(name if e == epsilons[0] else "", f"{e:g}", *(value(row, f"{m}@{e:g}") for m in ball(row)))
