@@ -281,7 +281,7 @@ def manipulation(
                         break
             best, done = state.best, state.done
             warn_of_broken(state, steps)
-        return Manipulated(*best.view, case.clean, -best.value, best.along)  # type: ignore[call-arg]  # miscounted
+        return Manipulated(*best.view, case.clean, -best.value, best.along)
 
     return manipulate
 

@@ -1,8 +1,8 @@
 """Convolutions in the one form that XLA on CPU runs fast inside loops.
 
-XLA's pass for CPU that brings a convolution into that form, images [n, *places, channels] and kernels [*places, in,
-out], looks at the entry of a program alone. In the body of a loop every other form, such as that of a derivative, is
-computed number by number: a product with ResNet-20's Hessian took 23 ms in a loop and takes 3 there in this form.
+The form is images [n, *places, channels] and kernels [*places, in, out]. Going by the programs that it prints and by
+their times, XLA brings convolutions into it in the entry of a program alone: in the body of a loop every other form,
+such as that of a derivative, is computed number by number.
 """
 
 from collections.abc import Callable
