@@ -149,7 +149,8 @@ def sneaking(
         targets = spread(checks.checked_labels(targets, len(x), checks.classes(network, x)), place)
         if same := np.flatnonzero(fetched(labels == targets)).tolist():
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
-        return in_parts(partial(sneaked, network, place), (x, jnp.stack([jnp.asarray(labels), jnp.asarray(targets)], 1), keys), machine, _AXES)
+        classes = jnp.stack([jnp.asarray(labels), jnp.asarray(targets)], 1)
+        return in_parts(partial(sneaked, network, place), (x, classes, keys), machine, _AXES)
 
     def sneaked(network, place, batch, _):
         x, classes, keys = spread(batch, place)
