@@ -43,7 +43,8 @@ class Config(runs.Computed):
 
     network: str = "efficientnet_lite0"
     """The network: efficientnet_lite0, squeezenet1_1, cifar10_resnet20, cifar10_resnet56, small_cnn, small_cnn_cifar10,
-    vgg16, vgg19, resnet18, resnet50 or densenet121; or one of zoo/."""
+    vgg16, vgg19, resnet18, resnet50, densenet121, vit_b_16, deit_tiny, convnext_tiny, swin_t, mobilenet_v3_large,
+    mobilenet_v3_small, cct_2_3x2_32 or cct_7_3x1_32; or one of zoo/."""
     model: str | None = None
     """A network of your own instead: FILE.py:NAME or module:NAME, see docs/howto/own-network-in-the-jobs.md."""
     weights: Path | None = None

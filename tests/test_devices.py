@@ -123,7 +123,7 @@ def compared(name, devices):
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)
     held += [shares(v) for v in jax.tree.leaves(many) if isinstance(v, jax.Array) and v.shape[:1] == (8,)]
     share = [8 // len(devices)] * len(devices)
-    return (max(float(np.abs(np.nan_to_num(1.0 * a) - np.nan_to_num(1.0 * b)).max()) for a, b in pairs),
+    return (max(float(np.abs(np.nan_to_num(np.float64(a)) - np.nan_to_num(np.float64(b))).max()) for a, b in pairs),
             bool(held) and all(each == share for each in held))
 
 

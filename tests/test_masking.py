@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tiny_networks import HONEST, KEY, PARAMS, PHOTOS, ascent, blind, e, network, soft
-from xmanip_jax import attack, defend, explain, smooth, train
+from xmanip_jax import attack, defend, explain, objectives, smooth, train
 
 rng = np.random.default_rng(2)
 
@@ -81,10 +81,9 @@ def test_honest_networks_are_not_flagged(make):
 
 def seen(change, halves, surrogate=0.0, zero_gradient=0.0, noise=0.0, heat=(0.2, 0.8), evaluations=100):
     """A search's result on two images or one, by hand: the flags read nothing else."""
-    clean = SimpleNamespace(pixels=np.ones(len(change)), heatmap=np.array([[heat]] * len(change)))
-    return SimpleNamespace(change=np.array(change), by_restart=np.array(halves), under_surrogate=np.full(2, surrogate),
-                           zero_gradient=np.full(2, zero_gradient), by_noise=np.full(2, noise), clean=clean,
-                           evaluations=evaluations)
+    clean = objectives.View(np.ones(len(change)), np.array([[heat]] * len(change)), None)
+    return attack.Changed(None, None, None, clean, np.array(change), np.array(halves), np.full(2, surrogate),
+                          np.full(2, zero_gradient), np.full(2, noise), evaluations)
 
 
 @pytest.mark.parametrize("found, blind, values", [

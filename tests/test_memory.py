@@ -10,6 +10,8 @@ import pytest
 from xmanip_jax import attack, defend, explain, geometry, memory, smooth
 from xmanip_jax.programs import Machine, Program, in_parts
 
+pytestmark = pytest.mark.promotes("ranks")
+
 KEY = jax.random.key(0)
 PIXELS = np.random.default_rng(0).uniform(size=(5, 4, 4, 1))
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3))

@@ -36,6 +36,8 @@ from xmanip_jax.models.mobilenet import Inverted
 from xmanip_jax.models.net import abstract
 from xmanip_jax.models.weights import weight_shapes
 
+pytestmark = pytest.mark.promotes("ranks", "types")
+
 ORACLES = np.load(pathlib.Path(__file__).parent / "oracles/transformer_models.npz")
 SHAPES = {name: {n: tuple(s) for n, s in shapes.items()} for name, shapes in json.loads(str(ORACLES["shapes"])).items()}
 BUILD = {"vit": ViT, "deit": ViT, "convnext": ConvNeXt, "swin": Swin, "mobilenet": MobileNetV3, "cct": CCT,

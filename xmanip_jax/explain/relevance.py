@@ -3,12 +3,17 @@
 A rule of an operation is `(relevance, result, *operands) -> relevance of the operands that carry the image`.
 """
 
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from .. import rewrite
+from ..rewrite.plan import Operation
+from ..types import Array, Explanation, Target
 from .base import explanation, select
-from .rules import ratio
+from .rules import Rule, ratio
 
 __all__ = ["FIXED", "Product", "first_largest", "from_logits", "passed", "pull", "pulled", "shared_pool",
            "softmax_rule", "summed"]
@@ -16,7 +21,8 @@ __all__ = ["FIXED", "Product", "first_largest", "from_logits", "passed", "pull",
 FIXED = ("conv", "dense", "elementwise", "route")  # kinds that no rule by name is asked for
 
 
-def from_logits(choose, layer=None, names=frozenset(), *, cotangents=False):
+def from_logits(choose: Callable[[Operation], Any], layer: str | None = None,
+                names: Collection[str] = frozenset(), *, cotangents: bool = False) -> Explanation:
     """The explanation by the rules of `choose`, whose relevance starts as direction * logits.
 
     names: of operations that the user gave rules for;  cotangents: what the rules pass on is relevance over value, so
@@ -51,7 +57,7 @@ def _check_names(f, x, names):
                          f"rule of its own; it contains {', '.join(sorted(known)) or 'none'}")
 
 
-def pulled(g, x, target, start):
+def pulled(g: Callable, x: Any, target: Target, start: Callable) -> tuple[Array, Array]:
     logits, pull_back = jax.vjp(g, x)
     return pull_back(start(_direction(logits, target), logits))[0], logits
 
@@ -60,7 +66,8 @@ def _direction(logits, target):
     return jax.grad(lambda scores: select(scores, target))(logits)
 
 
-def pull(operation, operands, relevance, which=None):
+def pull(operation: Operation, operands: Sequence[Any], relevance: Array,
+         which: Sequence[int] | None = None) -> tuple[Array, ...]:
     """JAX's own derivative of an operation in its carried operands, or in those of the given places."""
     places = [i for i, c in enumerate(operation.carried) if c] if which is None else which
 
@@ -73,7 +80,7 @@ def pull(operation, operands, relevance, which=None):
     return jax.vjp(of_places, *(operands[i] for i in places))[1](relevance)
 
 
-def passed(operation, relevance, result, *operands):
+def passed(operation: Operation, relevance: Array, result: Array, *operands: Any) -> Array:
     return _like(operands[operation.carried.index(True)], relevance)
 
 
@@ -84,13 +91,14 @@ class Product:
     signal alone by the rule of sums, as the input of a linear layer whose weights are the attention weights.
     """
 
-    def __init__(self, operation, halves=False, stabilizer=1e-8, sums=None):
+    def __init__(self, operation: Operation, halves: bool = False, stabilizer: float = 1e-8,
+                 sums: Any = None) -> None:
         self.operation, self.stabilizer, self.sums = operation, stabilizer, sums
         self.signal = None if halves and operation.beside == "softmax" else operation.signal
         self.places = [k for k, c in enumerate(operation.carried) if c]
         self.passes = tuple(self.signal in (None, k) for k in self.places)
 
-    def __call__(self, relevance, result, *operands):
+    def __call__(self, relevance: Array, result: Array, *operands: Any) -> tuple[Array | None, ...]:
         relevance = relevance / 2 if self.signal is None else relevance
         if self.operation.kind != "matmul":
             return tuple(relevance if p else None for p in self.passes)
@@ -105,14 +113,14 @@ class Product:
                                     self.operation.nonnegative)
         return self.sums(relevance, layer)
 
-    def each(self, of, cotangent, operands):
+    def each(self, of: Callable, cotangent: Array, operands: Sequence[Any]) -> tuple[Array | None, ...]:
         """Of each carried operand that counts, `of` its place and JAX's own derivative there; None of the others."""
         places = [k for k, p in zip(self.places, self.passes, strict=True) if p]
         found = dict(zip(places, pull(self.operation, operands, cotangent, places), strict=True))
         return tuple(of(k, found[k]) if k in found else None for k in self.places)
 
 
-def softmax_rule(operation, relevance, result, scores, *constants):
+def softmax_rule(operation: Operation, relevance: Array, result: Array, scores: Array, *constants: Any) -> Array:
     """R_i = x_i (R_i - s_i sum R) (Achtibat et al. 2024): Taylor's expansion; scores of -inf, masked, get nothing."""
     scores = jnp.where(jnp.isfinite(scores), scores, 0)
     return scores * (relevance - result * relevance.sum(operation.params["axes"], keepdims=True))
@@ -125,18 +133,19 @@ def _like(operand, relevance):
     return jax.linear_transpose(lambda v: jnp.broadcast_to(v, relevance.shape), operand)(relevance)[0]
 
 
-def summed(operation, rule, relevance, result, *operands):
+def summed(operation: Operation, rule: Rule, relevance: Array, result: Array, *operands: Any) -> Any:
     """An addition or a sum as a linear layer whose weights are all 1, or 1 / n of a mean."""
     values = [v for v, c in zip(operands, operation.carried, strict=True) if c]
     if operation.kind == "sum":
-        return _shared(operation, rule, relevance, *values, operation.apply)
+        value, = values
+        return _shared(operation, rule, relevance, value, operation.apply)
     signs = (1, -1) if operation.primitive == "sub" else (1, 1)
     terms = jnp.stack([s * jnp.broadcast_to(v, result.shape) for s, v in zip(signs, values, strict=True)])
     found = _shared(operation, rule, relevance, terms, lambda x: x.sum(0))
     return tuple(_like(v, part) for v, part in zip(values, found, strict=True))
 
 
-def shared_pool(operation, rule, relevance, result, x):
+def shared_pool(operation: Operation, rule: Rule, relevance: Array, result: Array, x: Array) -> Array:
     """Max-pooling as a sum over each window."""
     p = operation.params
     if "window_dimensions" not in p:
@@ -152,7 +161,7 @@ def _shared(operation, rule, relevance, x, total):
     return rule(relevance, layer)
 
 
-def first_largest(operation, relevance, result, x):
+def first_largest(operation: Operation, relevance: Array, result: Array, x: Array) -> Array:
     """A maximum over axes: all to the first position that attains it."""
     axes = operation.params["axes"]
     order = [a for a in range(x.ndim) if a not in axes] + list(axes)
