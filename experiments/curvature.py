@@ -37,7 +37,7 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, curvature_measures, curvature_report, files, html_report, inputs, machines, runs, user_model
-from common.machine import Computing
+from common.computing import Computing
 from xmanip_jax import smooth
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, files, html_report, inputs, machines, named_explanations, report, robustness, runs
-from common.machine import Computing
+from common.computing import Computing
 from xmanip_jax import plot
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, files, html_report, inputs, named_explanations, report, runs
-from common.machine import Computing
+from common.computing import Computing
 from xmanip_jax import attack, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}

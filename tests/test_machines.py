@@ -66,6 +66,7 @@ def ended(processes):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run_and_a_killed_one_leaves_what_resumes(tmp_path):
     out = tmp_path / "out"
     processes = pair(STUDY, "--out", out, DIES="3")

@@ -171,6 +171,7 @@ def test_explanations_differentiate_twice_in_input_and_parameters(name, e, x64):
 
 
 @pytest.mark.sampled(8)
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("name", "e"), CASES)
 def test_explanations_of_a_batch_are_those_of_each(name, e):
     (net, params, state), e = tiny(name), EXPLANATIONS[e]
