@@ -56,7 +56,7 @@ EXPLANATIONS = {
     "gradient": explain.gradient(), "gradient_x_input": explain.gradient_x_input(),
     "integrated_gradients": explain.integrated_gradients(steps=2), "guided_backprop": explain.guided_backprop(),
     "smoothgrad": explain.smoothgrad(explain.gradient(), sigma=0.1, samples=2),
-    "grad_cam": explain.grad_cam("features"),
+    "grad_cam": explain.grad_cam("features", relu=False),  # what is negative counts, too: these maps have few cells
 }
 
 
