@@ -22,10 +22,14 @@ this page from the stored results; a test fails where they differ, or where a ve
 """
 
 
+def read() -> dict:
+    """The content of claims.toml: `claim`, and `open`, what was not looked at."""
+    return tomllib.loads((quotes.FOLDER / "claims.toml").read_text())
+
+
 def claims() -> list[dict]:
     """The entries of claims.toml, those of a paper together, in the order of PAPERS."""
-    found = tomllib.loads((quotes.FOLDER / "claims.toml").read_text())["claim"]
-    return sorted(found, key=lambda claim: PAPERS.index(claim["paper"]))
+    return sorted(read()["claim"], key=lambda claim: PAPERS.index(claim["paper"]))
 
 
 def sources(claim: dict) -> list[str]:
@@ -56,7 +60,7 @@ def page() -> str:
             table = ["| | claim | verdict |", "|---|---|---|",
                      *(f"| {claim['id']} | {claim['claim']} | {claim['verdict']} |" for claim in own)]
             parts += [f"## {paper}\n", "\n".join(table) + "\n", *(section(claim) + "\n" for claim in own)]
-    return "\n".join(parts)
+    return "\n".join([*parts, textwrap.fill(read()["open"], 120) + "\n"])
 
 
 if __name__ == "__main__":
