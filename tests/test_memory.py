@@ -10,11 +10,11 @@ import pytest
 from xmanip_jax import attack, defend, explain, geometry, memory, smooth
 from xmanip_jax.programs import Machine, Program, in_parts
 
-pytestmark = pytest.mark.promotes("ranks")
+pytestmark = pytest.mark.promotes("ranks", "types")
 
 KEY = jax.random.key(0)
 PIXELS = np.random.default_rng(0).uniform(size=(5, 4, 4, 1))
-WEIGHTS = np.random.default_rng(1).normal(size=(16, 3))
+WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
 KERNEL = np.random.default_rng(2).normal(size=(3, 3, 4, 4)).astype(np.float32)
 E = explain.gradient()
 
