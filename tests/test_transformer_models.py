@@ -160,7 +160,7 @@ def test_layers_are_named_and_act_is_in_the_place_of_all_activations(name, layer
 CASES = [(name, e) for name in TINY for e in EXPLANATIONS]
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("name", "e"), CASES)
 def test_explanations_differentiate_twice_in_input_and_parameters(name, e, x64):
     (net, params, state), e, x = tiny(name), EXPLANATIONS[e], seeded_images(*TINY[name][0])
