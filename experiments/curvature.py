@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import batches, curvature_measures, curvature_report, files, html_report, inputs, runs, user_model
+from common import batches, curvature_measures, curvature_report, files, html_report, inputs, machines, runs, user_model
 from xmanip_jax import smooth
 
 
@@ -86,7 +86,7 @@ def measured(config, network, pixels, betas, climbed, run, steps, keep, *, smoot
     shared, curved = (network.model, betas, climbed), smooth or betas is not None
 
     def compute(part, index):
-        p = jnp.asarray(pixels[part])
+        p = machines.spread(jnp.asarray(pixels[part]))
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), len(p))
         y = run.predict(*shared, p)
         found = {"y": y, **run.curvature(*shared, p, y, keys)} if curved else {"y": y}

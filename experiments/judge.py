@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from common import batches, files, html_report, inputs, named_explanations, report, robustness, runs
+from common import batches, files, html_report, inputs, machines, named_explanations, report, robustness, runs
 from xmanip_jax import plot
 
 
@@ -111,7 +111,7 @@ def searched(config, network, other, images, out, bar):
         task = bar.add_task(f"epsilon {epsilon:g}", total=len(images), status="")
 
         def compute(part, index, run=run):
-            return run(images[part], jax.random.fold_in(jax.random.key(config.seed), index))
+            return run(machines.spread(images[part]), jax.random.fold_in(jax.random.key(config.seed), index))
 
         def keep(index, compute, epsilon=epsilon, task=task):
             arrays = runs.finished(out, index, compute, name=f"{epsilon:g}")

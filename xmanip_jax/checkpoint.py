@@ -1,7 +1,7 @@
 """Pytrees on disk, and numbered copies of a training run, by orbax: `pip install "xmanip-jax[checkpoint]"`.
 
 A copy appears under its name only when it is complete; a save that is killed leaves the earlier copies alone.
-One process writes a folder at a time.
+One process writes a folder at a time. Of several (jax.distributed), each saves and loads for itself.
 """
 
 import os
@@ -139,9 +139,18 @@ def _beside(path, suffix):
     return path.with_name(f"{path.name}.{suffix}")
 
 
+def _alone():
+    """orbax in this process only: it waits for no others, which need not save or load what this one does."""
+    only = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()},
+        barrier_sync_key_prefix=str(jax.process_index())) if jax.process_count() > 1 else None
+    return ocp.Context(multiprocessing_options=only)
+
+
 def _write(path, packed):
     try:
-        ocp.save(path, packed)
+        with _alone():
+            ocp.save(path, packed)
     except Exception as error:  # orbax, tensorstore and the file system each have their own kinds
         for cut_off in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
             shutil.rmtree(cut_off, ignore_errors=True)
@@ -178,7 +187,8 @@ def _complete(path):
 
 def _read(path, read: Callable[[], Any]):
     try:
-        result = read()
+        with _alone():
+            result = read()
     except Exception as error:  # orbax, tensorstore and the file system each have their own kinds
         raise CheckpointError(f"{path} cannot be read: {_reason(error)}") from error
     if result is None:

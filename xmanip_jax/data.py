@@ -4,7 +4,9 @@ Importing this module needs numpy only. Reading files needs pillow, prepared dat
 (never TensorFlow itself): `pip install "xmanip-jax[data]"`.
 """
 
+import concurrent.futures
 import contextlib
+import copy
 import csv
 import fnmatch
 import importlib
@@ -12,14 +14,14 @@ import logging
 import os
 import pathlib
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .extras import missing
 
-__all__ = ["DatasetError", "Files", "ImageError", "Images", "check_pixels", "data_dir", "image_files", "load_dataset",
-           "photograph", "read_folder", "read_image"]
+__all__ = ["DatasetError", "Files", "Folder", "ImageError", "Images", "check_pixels", "data_dir", "image_files",
+           "load_dataset", "open_folder", "photograph", "read_folder", "read_image"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -182,9 +184,70 @@ def _indexed(folder, labels):
     return Files(names, [where / name for name in names], np.array([labels[name] for name in names], np.int32))
 
 
-def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: str = "*",
-                limit: int | None = None) -> Images:
-    """All images of a folder, in the order of their names.
+class Folder:
+    """A folder's images, of which only the list is kept: pixels are read from the files when they are asked for.
+
+    It is sliced like an array Float32[n, h, w, c], of which it has len, shape and dtype: `folder[3]`, `folder[:8]`,
+    `folder[indices]` read these images, in several threads, and `np.asarray(folder)` all of them. `open_folder` makes
+    one, with an example.
+
+    Args:
+      files: of `image_files`;  size: as in `read_image`, images of different sizes need one.
+
+    Attributes: names, paths, labels Int32[n] or None, and classes, as in Files.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, files: Files, size: int | None = None) -> None:
+        self.names, self.paths, self.labels, self.classes = files
+        self.size, self.shape = size, (len(self.names), *read_image(self.paths[0], size).shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        chosen = np.arange(len(self))[index]
+        return self.read(chosen) if chosen.ndim else self.read(chosen[None])[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def read(self, indices: Any) -> np.ndarray:
+        """Float32[m, h, w, c]: the images of Int[m]; ImageError for one that cannot be read, or is of another size."""
+        with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as threads:
+            return np.stack(list(threads.map(self._one, indices)))
+
+    def take(self, indices: Any) -> "Folder":
+        """The folder of the images Int[m] only, in this order; nothing is read."""
+        part = copy.copy(self)
+        part.names, part.paths = [self.names[i] for i in indices], [self.paths[i] for i in indices]
+        part.shape = len(indices), *self.shape[1:]
+        part.labels = None if self.labels is None else self.labels[np.asarray(indices)]
+        return part
+
+    def grey(self) -> "Folder":
+        """The same images in one channel, the mean of the colours."""
+        part = copy.copy(self)
+        part.shape = *self.shape[:3], 1
+        return part
+
+    def sizes(self) -> np.ndarray:
+        """Int64[n]: the sizes of the files in bytes, by which a folder is known again without being read."""
+        return np.array([path.stat().st_size for path in self.paths], np.int64)
+
+    def _one(self, i):
+        image = read_image(self.paths[i], self.size)
+        if image.shape[:2] != self.shape[1:3]:
+            root = os.path.commonpath([self.paths[0].parent, self.paths[i].parent])
+            raise ImageError(f"{root}: {self.names[0]} is {self.shape[1:3]}, {self.names[i]} is {image.shape[:2]}; "
+                             "pass size=")
+        return image if self.shape[-1] == 3 else image.mean(-1, keepdims=True)
+
+
+def open_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: str = "*",
+                limit: int | None = None) -> Folder:
+    """The images of a folder, in the order of their names, which are read when pixels are asked for.
 
     Args:
       folder: as in `image_files`, which says where labels come from.
@@ -192,8 +255,37 @@ def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: 
       pattern: of the file names to take, as in a shell.
       limit: the first so many only; of subfolders that are classes, the first of each in turn.
 
+    Cost: one listing, and the first image; names and paths take some hundred bytes each.
+
     Raises:
       DatasetError: no such folder, no image in it, an index that does not fit.
+      ImageError: the first image cannot be read.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.png", "a.png"):
+    ...         Image.new("RGB", (8, 8)).save(f"{folder}/{name}")
+    ...     images = open_folder(folder)
+    ...     images.names, images.shape, images[1:].shape
+    (['a.png', 'b.png'], (2, 8, 8, 3), (1, 8, 8, 3))
+    """
+    files = image_files(folder)
+    chosen = np.array([i for i, name in enumerate(files.names) if fnmatch.fnmatch(name, pattern)], int)
+    if not chosen.size:
+        raise DatasetError(f"{folder}: no image matches {pattern!r}")
+    if files.classes and limit is not None:
+        chosen = chosen[np.lexsort((files.labels[chosen], ranks(files.labels[chosen])))]
+    chosen = np.sort(chosen[:limit])
+    few = [files.names[i] for i in chosen], [files.paths[i] for i in chosen]
+    return Folder(Files(*few, None if files.labels is None else files.labels[chosen], files.classes), size)
+
+
+def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: str = "*",
+                limit: int | None = None) -> Images:
+    """All images of a folder, read at once; arguments and errors as of `open_folder`, which reads them when needed.
+
+    Raises:
       ImageError: an image that cannot be read; different sizes and no `size`.
 
     >>> import tempfile
@@ -205,19 +297,8 @@ def read_folder(folder: str | os.PathLike, size: int | None = None, *, pattern: 
     >>> names, images.shape, labels
     (['a.png', 'b.png'], (2, 8, 8, 3), None)
     """
-    files = image_files(folder)
-    chosen = np.array([i for i, name in enumerate(files.names) if fnmatch.fnmatch(name, pattern)], int)
-    if not chosen.size:
-        raise DatasetError(f"{folder}: no image matches {pattern!r}")
-    if files.classes and limit is not None:
-        chosen = chosen[np.lexsort((files.labels[chosen], ranks(files.labels[chosen])))]
-    chosen = np.sort(chosen[:limit])
-    names, images = [files.names[i] for i in chosen], [read_image(files.paths[i], size) for i in chosen]
-    for name, image in zip(names, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ImageError(f"{folder}: {names[0]} is {images[0].shape[:2]}, {name} is {image.shape[:2]}; "
-                             "pass size=")
-    return Images(names, np.stack(images), None if files.labels is None else files.labels[chosen])
+    found = open_folder(folder, size, pattern=pattern, limit=limit)
+    return Images(found.names, found[:], found.labels)
 
 
 def ranks(labels: np.ndarray) -> np.ndarray:

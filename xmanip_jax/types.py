@@ -34,7 +34,7 @@ else:
 __all__ = ["AnyArray", "Apply", "Array", "ArrayLike", "Bool", "Channels", "Constraint", "Example",
            "Explanation", "Float", "Heat", "Int", "Integer", "Key", "LargestChange", "Loss", "Manipulate",
            "Model", "Nested", "Num", "Objective", "Penalty", "RandomKey", "Release", "Rewrite", "Shaped", "Sneak",
-           "Target", "Traced", "Train", "Transfer"]
+           "Source", "Target", "Traced", "Train", "Transfer"]
 
 # The axis of a map that is summed over in its heat map; None: every entry is a place; "auto": the last of three or more
 # axes, none of one or two. See metrics.places.
@@ -179,9 +179,19 @@ class Sneak(Protocol):
 
 
 @runtime_checkable
+class Source(Protocol):
+    """Images that are read when they are asked for, pixels in [0, 1], [n, h, w, c] in all: see `data.Folder`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def read(self, indices: Integer[ndarray, " m"]) -> Float[ndarray, "m h w c"]: ...
+
+
+@runtime_checkable
 class Train(Protocol):
     """A training loop: see `train.fit`."""
 
-    def __call__(self, net: Any, training: "Training", images: Float[AnyArray, " n *shape"],
+    def __call__(self, net: Any, training: "Training", images: Float[AnyArray, " n *shape"] | Source,
                  labels: Integer[AnyArray, " n"], *, callback: Callable[[int, dict[str, float]], None] | None = None,
                  keep: "Callable[[Training], None] | None" = None) -> "Training": ...

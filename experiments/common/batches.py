@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from common import report
+from common import machines, report
 from xmanip_jax import attack, explain
 
 Keep = Callable[[int, Callable[[], Mapping]], dict[str, np.ndarray]]
@@ -35,7 +35,8 @@ def over(f: Callable, *arrays: np.ndarray, batch: int = 100, model=None) -> Any:
     """
     fixed = () if model is None else (model,)
     run = _mapped(f, (None,) * len(fixed) + (0,) * len(arrays))
-    return in_batches(lambda part, index: run(*fixed, *(a[part] for a in arrays)), len(arrays[0]), batch)
+    return in_batches(lambda part, index: run(*fixed, *machines.spread(tuple(a[part] for a in arrays))),
+                      len(arrays[0]), batch)
 
 
 @lru_cache(maxsize=64)
@@ -82,7 +83,7 @@ def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, w
         return explain.heatmap(judge(model, x, model(x).argmax(), key=key))
 
     def compute(part, index):
-        x, x_target = images[part], targets[part]
+        x, x_target = machines.spread((images[part], targets[part]))
         key = jax.random.fold_in(jax.random.key(seed), index)
         goal = target_map(network.model, x_target, jax.random.split(key, len(x)))
         show = watch(index, -(-len(images) // batch))

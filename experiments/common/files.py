@@ -1,4 +1,7 @@
-"""Files of a run: written whole or not at all, and read with an error that names the file and the way out."""
+"""Files of a run: written whole or not at all, and read with an error that names the file and the way out.
+
+Where several processes share a run, the first of them writes its files; parts are written by whom they belong to.
+"""
 
 import contextlib
 import json
@@ -8,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from common import program
+from common import machines, program
 from xmanip_jax import plot
 
 
@@ -43,17 +46,30 @@ def write_json(path: Path, value) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text atomically."""
-    _atomic(path, lambda f: f.write(text.encode()))
+    _result(path, lambda f: f.write(text.encode()))
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a compressed .npz atomically."""
+    _result(path, lambda f: np.savez_compressed(f, **arrays))
+
+
+def keep_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a compressed .npz atomically, in whichever process of a run computed it."""
     _atomic(path, lambda f: np.savez_compressed(f, **arrays))
 
 
 def save_figure(figure, path: Path) -> None:
     """Write a figure atomically, as .png."""
-    _atomic(path, lambda f: plot.save(figure, f))
+    _result(path, lambda f: plot.save(figure, f))
+
+
+def _result(path, write):
+    """What every process of a run knows, the first writes; for the others it is there afterwards, too."""
+    if machines.first():
+        _atomic(path, write)
+    else:
+        machines.wait_for(path)
 
 
 def _atomic(path, write):

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from common import batches
+from common import batches, machines
 from common.named_explanations import EXPLANATIONS, Needs
-from xmanip_jax import explain, rewrite, train
+from xmanip_jax import devices, explain, rewrite, train
 
 _ABSOLUTE = functools.partial(explain.min_max, sign="absolute")
 
@@ -92,9 +92,9 @@ def fine_tuned(network, terms: tuple, images: np.ndarray, labels: np.ndarray, *,
         jax.tree_util.tree_map_with_path(chosen, network.params))
     net, start = train.frozen(network.net, network.state), train.begin(network.params, {}, optimizer, seed=seed)
     fit = train.fit(optimizer, terms=terms, label_weight=label_weight, batch=batch, steps=steps,
-                    preprocess=network.preprocess, every=min(50, steps), devices=jax.devices()[:1])
+                    preprocess=network.preprocess, every=min(50, steps), devices=machines.own(batch))
     training = fit(net, start, images, labels, callback=show)
-    return Partial(network.net.apply, jax.tree.map(jnp.asarray, training.params), network.state)
+    return Partial(network.net.apply, jax.tree.map(jnp.asarray, devices.fetched(training.params)), network.state)
 
 
 def reporting(console, name: str, every: int = 250) -> Callable:

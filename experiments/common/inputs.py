@@ -1,6 +1,7 @@
 """The images of an experiment and their targets, and stand-ins where there are no data."""
 
 import dataclasses
+from itertools import chain
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +18,8 @@ _DATASETS = {(32, 32, 3): "cifar10", (28, 28, 1): "mnist"}  # what an input's sh
 def given(config, network):
     """(names, images Float[n, h, w, c]) of --dataset or --images; None where a configuration names neither.
 
+    The images of a folder are a data.Folder, whose pixels are read when they are asked for.
+
     config: has dataset, images, count (None: all, or 200 of a data set) and perhaps size.
 
     Raises ValueError for images that do not fit the network.
@@ -25,7 +28,8 @@ def given(config, network):
     if config.dataset:
         found = _correct(config.dataset, config.count or 200, network)
     elif config.images:
-        found = data.read_folder(config.images, side, limit=config.count)
+        images = data.open_folder(config.images, side, limit=config.count)
+        found = images.names, images
     else:
         return None
     return found[0], fitted(found[1], network)
@@ -67,6 +71,8 @@ def targets(names, images) -> np.ndarray:
     """The image whose explanation each of them gets: the next one. Raises ValueError where there is no other."""
     if len(images) < 2:
         raise ValueError(f"only {names[0]} was found: each image needs another one as its target")
+    if isinstance(images, data.Folder):
+        return images.take(np.roll(np.arange(len(images)), -1))
     return np.roll(images, -1, axis=0)
 
 
@@ -91,7 +97,7 @@ def fitted(images, network) -> np.ndarray:
     Raises ValueError for another number of channels.
     """
     if network.input_shape[2] == 1:
-        return images.mean(-1, keepdims=True)
+        return images.grey() if isinstance(images, data.Folder) else images.mean(-1, keepdims=True)
     if images.shape[-1] != network.input_shape[2]:
         raise ValueError(f"{network.name} takes {network.input_shape[2]} channels, the images have {images.shape[-1]}")
     return images
@@ -102,9 +108,9 @@ def note(out, name, network, names, images, *others) -> None:
 
     others: further arrays that go with the images, their targets or labels.
     """
-    further = {"what goes with the images": others} if others else {}
-    weights = {f"the weights of {name}": (network.params, network.state)}
-    runs.same_inputs(out, dict(zip(names, images, strict=True)) | further | weights, f"inputs-{name}")
+    further = [("what goes with the images", others)] if others else []
+    weights = f"the weights of {name}", (network.params, network.state)
+    runs.same_inputs(out, chain(zip(names, images, strict=True), further, [weights]), f"inputs-{name}")
 
 
 def network(name: str, *, weights=None, quick: bool = False, seed: int = 0) -> models.Pretrained:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import batches
+from common import batches, machines
 from xmanip_jax import attack, certify, explain, models, objectives, smooth, train
 
 STEPS = 20
@@ -37,7 +37,7 @@ def judged(model, images, labels, *, epsilons, count, restarts, seed, surrogate=
     that of `attack.largest_change`, smooth.none() for a smooth network.
     """
     found = {"accuracy": right(model, images, labels)}
-    x, y = images[:count], labels[:count]
+    x, y = machines.spread((images[:count], labels[:count]))
     for epsilon in epsilons:
         z = x
         for _ in range(STEPS):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,12 +24,14 @@ import jax
 import numpy as np
 import tyro
 
-from common import program
-from common.files import RunError, read_arrays, read_json, write_arrays, write_json
+from common import machines, program
+from common.files import RunError, keep_arrays, read_arrays, read_json, write_json
+from xmanip_jax import data
 
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 _MARK = "part of"
-_HOW = ("out", "resume", "debug")  # settings that change nothing of the results: any may differ when a run goes on
+# Settings that change nothing of the results: any may differ when a run goes on.
+_HOW = ("out", "resume", "debug", "devices", "process")
 _LATER = {"images": None, "network": None}  # settings that older folders do not note: what those ran with
 _RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
 _RENAMED_VALUES = {"lrp_dombrowski2019": "lrp"}
@@ -49,6 +51,11 @@ class Run:
     """The run folder; default: a new one in runs/, named for what is run and the time."""
     resume: bool = False
     """Go on with the run in --out."""
+    devices: int | None = None
+    """Number of this machine's devices over which each batch is split; default: one, and in training all."""
+    process: str | None = None
+    """Share the run, and its folder --out, with other processes of the same command: RANK/COUNT@HOST:PORT, as in
+    0/2@localhost:1234 and 1/2@localhost:1234, or auto under Slurm, Open MPI and on TPUs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,9 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
             raise RunError("--resume needs the run folder: --out")
         if isinstance(asked, SeededRun) and asked.seed < 0:
             raise RunError(f"--seed is not negative, got {asked.seed}")
+        if isinstance(asked, Run) and asked.process and asked.out is None:
+            raise RunError("--process needs the run folder that all processes share: --out")
+        machines.begin(getattr(asked, "devices", None), getattr(asked, "process", None))
         if debug:
             jax.config.update("jax_traceback_filtering", "off")
         main(asked)
@@ -147,7 +157,7 @@ def begin(name: str, config: Any) -> tuple[Path, dict]:
     `same_inputs`.
     """
     out = config.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    open_run(out, settings(config), resume=config.resume)
+    machines.agreed(lambda: open_run(out, settings(config), resume=config.resume))
     program.keeping(lambda: f"what is finished is kept: add --out {out} --resume to go on" if computed(out) else
                     f"nothing was finished yet, --out {out} starts anew")
     named = [v for k, v in vars(config).items() if isinstance(v, Path) and k != "out"]
@@ -157,14 +167,16 @@ def begin(name: str, config: Any) -> tuple[Path, dict]:
     return out, read_json(out / "config.json")
 
 
-def same_inputs(out: Path, read: Mapping[str, Any], name: str = "inputs") -> None:
+def same_inputs(out: Path, read: Mapping[str, Any] | Iterable[tuple[str, Any]], name: str = "inputs") -> None:
     """Note what a run reads, in its folder; when it goes on, it must read the same: parts that are kept belong to it.
 
-    read: {what a reader knows it by, a file's name for example: its arrays, a tree}, in order;  name: of the note.
+    read: {what a reader knows it by, a file's name for example: its arrays, a tree}, in order, or such pairs one by
+    one;  name: of the note.
 
     Raises RunError with the first that differs.
     """
-    note, now = out / f"{name}.json", [[key, _digest(value)] for key, value in read.items()]
+    pairs = read.items() if isinstance(read, Mapping) else read
+    note, now = out / f"{name}.json", [[key, _digest(value)] for key, value in pairs]
     if not note.exists():
         write_json(note, now)
     before = read_json(note)
@@ -179,9 +191,11 @@ def same_inputs(out: Path, read: Mapping[str, Any], name: str = "inputs") -> Non
 def _digest(tree):
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        v = np.ascontiguousarray(leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {v.dtype} {v.shape}".encode())
-        found.update(v.view(np.uint8).data if v.size else b"")
+        whole = leaf if isinstance(leaf, data.Folder) else np.ascontiguousarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {whole.dtype} {whole.shape}".encode())
+        for part in whole if whole is leaf else [whole]:  # a folder is read image by image
+            v = np.ascontiguousarray(part)
+            found.update(v.view(np.uint8).data if v.size else b"")
     return found.hexdigest()[:16]
 
 
@@ -267,13 +281,18 @@ def finished(out: Path, index: int, compute: Callable[[], dict[str, np.ndarray]]
              name: str = "") -> dict[str, np.ndarray]:
     """Part `index` of a run, or of that of its pieces that `name` says: read if it is there, else computed and kept.
 
+    Where several processes share the run, by the one whose share it is; the others wait.
+
     Raises RunError for a part that is damaged, or was not made by this run for this place.
     """
     path = out / "parts" / f"{name}{'-' * bool(name)}{index:05d}.npz"
     mark = {_MARK: np.array(f"{run} {path.name}")} if (run := _run(out)) else {}
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        write_arrays(path, {name: np.asarray(value) for name, value in compute().items()} | mark)
+        if machines.mine(path, index):
+            keep_arrays(path, {name: np.asarray(value) for name, value in compute().items()} | mark)
+        else:
+            machines.wait_for(path)
     way_out = "delete it, and --resume computes it again"
     arrays = read_arrays(path, way_out)
     if mark and str(arrays.pop(_MARK, "")) != str(mark[_MARK]):

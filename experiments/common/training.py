@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from common import (
     files,
     html_report,
     inputs,
+    machines,
     program,
     report,
     robustness,
@@ -29,7 +31,7 @@ from common import (
     user_model,
 )
 from common.defence_recipes import NETWORKS, RECIPES
-from xmanip_jax import checkpoint, models, smooth, train
+from xmanip_jax import checkpoint, devices, models, smooth, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,8 @@ def trained(config, out, console, own=None):
     like = train.begin(params, state, optimizer, seed=config.seed)
     folder = out / "checkpoints"
     start = checkpoint.load_step(folder, like=like) if checkpoint.latest_step(folder) is not None else like
-    with open(out / "log.csv", "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
+    table = out / "log.csv" if machines.first() else os.devnull
+    with open(table, "a" if start.step else "w", newline="") as file, batches.progress(console) as bar:
         log, task = csv.writer(file), bar.add_task(config.defence, total=steps, status="", completed=int(start.step))
 
         def show(step, numbers):
@@ -168,14 +171,16 @@ def trained(config, out, console, own=None):
         fit = train.fit(
             optimizer, terms=recipe.terms(weight, config.epsilon, config.inner, teacher),
             label_weight=recipe.label_weight, batch=config.batch, steps=steps, every=min(50, steps),
+            devices=machines.everywhere(),
             scale=lambda step: jnp.minimum(1.0, 2 * step / steps))  # half of the steps to the full weight
         training = fit(net, start, images, labels, callback=show, keep=partial(_keep, folder))
     return recipe, begin, training, found
 
 
 def _keep(folder, training):
-    with program.WHOLE:
-        checkpoint.save_step(folder, int(training.step), training)
+    if machines.first():
+        with program.WHOLE:
+            checkpoint.save_step(folder, int(training.step), training)
 
 
 def checked(config):
@@ -218,9 +223,10 @@ def train_and_judge(config, out, settings, console, own=None):
     """
     start = time.perf_counter()
     recipe, (net, *_, teacher, save), training, found = trained(config, out, console, own)
-    params, state = jax.tree.map(jnp.asarray, (training.params, training.state))
-    with program.WHOLE:
-        save(params, state, out / "weights.safetensors")
+    params, state = jax.tree.map(jnp.asarray, devices.fetched((training.params, training.state)))
+    if machines.first():
+        with program.WHOLE:
+            save(params, state, out / "weights.safetensors")
     model, images, labels = Partial(net.apply, params, state), found.test_images, found.test_labels
     values, flags = robustness.judged(model, images, labels, epsilons=config.epsilons, count=config.count,
                                  restarts=config.restarts, seed=config.seed,

@@ -19,9 +19,9 @@ class Split(NamedTuple):
     said: a sentence that says what the labels are.
     """
 
-    images: np.ndarray
+    images: np.ndarray | data.Folder
     labels: np.ndarray
-    test_images: np.ndarray
+    test_images: np.ndarray | data.Folder
     test_labels: np.ndarray
     said: str = ""
 
@@ -59,6 +59,8 @@ def stand_ins(shape, classes) -> Split:
 def folder(config, own) -> Split:
     """The images of --images, with its subfolders or its index.csv for labels, see `data.image_files`.
 
+    They are data.Folder, whose pixels are read when they are asked for.
+
     What judges is test/ beside train/ (val/ or validation/ do as well), or else every fifth image of each class.
     """
     root = config.images
@@ -69,8 +71,8 @@ def folder(config, own) -> Split:
     for part, limit in zip(parts, limits, strict=True):
         labels = _labels(root, part, own)
         chosen = np.sort(np.lexsort((labels, data.ranks(labels)))[:limit])
-        images = np.stack([data.read_image(part.paths[i], own.input_shape[0]) for i in chosen])
-        found += [inputs.fitted(images, own), labels[chosen]]
+        images = inputs.fitted(data.Folder(part, own.input_shape[0]).take(chosen), own)
+        found += [images, labels[chosen]]
         counts.append(np.bincount(labels[chosen], minlength=own.num_classes))
     apart = f"{held.name}/ judges" if held else "every fifth image of a class judges"
     return Split(*found, _said(root, parts[0].classes, own, counts, apart))
@@ -131,6 +133,12 @@ def _said(root, classes, own, counts, apart):
 
 
 def inputs_of(found: Split) -> dict:
-    """The same for runs.same_inputs."""
-    return {"the training images": (found.images, found.labels),
-            "the test images": (found.test_images, found.test_labels)}
+    """The same for runs.same_inputs: folders by the names and sizes of their files."""
+    return {"the training images": (_known(found.images), found.labels),
+            "the test images": (_known(found.test_images), found.test_labels)}
+
+
+def _known(images):
+    if not isinstance(images, data.Folder):
+        return images
+    return np.frombuffer("\n".join(images.names).encode(), np.uint8), images.sizes()

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from common import files, report, robustness, runs, study, training, training_data
+from common import files, machines, report, robustness, runs, study, training, training_data
 from common.defence_recipes import NETWORKS, RECIPES
 from xmanip_jax import attack, explain, metrics, models, objectives
 
@@ -57,6 +57,7 @@ def evaluated(config, weights, act, images):
         e, steps=config.steps, optimizer=attack.default_optimizer(config.steps, 2 * config.attack_epsilon / 10),
         objective=objectives.hide_top_k(TOP), constraint=attack.linf(config.attack_epsilon),
         surrogate=robustness.surrogate_of(act))
+    images = machines.spread(images)
     found = hide(network.model, images, key=jax.random.key(config.seeds))
     keys = jax.random.split(jax.random.key(0), len(images))
     softened = jax.jit(jax.vmap(lambda x, y, key: explain.heatmap(smoothed(network.model, x, y, key=key))))

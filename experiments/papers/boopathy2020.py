@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import files, inputs, report, robustness, runs
+from common import files, inputs, machines, report, robustness, runs
 from xmanip_jax import certify, data, explain, metrics, train
 
 CAM = explain.cam("features")
@@ -80,7 +80,7 @@ def evaluated(config, network, images, labels):
     model, classes = network.model, partial(predicted, network.model)
     right = [np.asarray(classes(images[i:i + 1000])) == labels[i:i + 1000] for i in range(0, len(images), 1000)]
     found = {"accuracy": np.float32(np.concatenate(right))}
-    x, y = jnp.asarray(images[:config.count]), labels[:config.count]
+    x, y = machines.spread((jnp.asarray(images[:config.count]), labels[:config.count]))
     clean = np.asarray(classes(x))
     noise = jax.random.uniform(jax.random.key(config.seed), x.shape, minval=-1)
     for epsilon in config.epsilons:

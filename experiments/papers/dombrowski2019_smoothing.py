@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common import batches
+from common import batches, machines
 from xmanip_jax import explain, metrics, rewrite, smooth
 from xmanip_jax.types import Array, Explanation
 
@@ -96,7 +96,8 @@ def returned(maps, chosen: Sequence[Defence], arrays, key, tick=lambda: None) ->
     """
     found = []
     for d in chosen:
-        smoothed = lambda name, i, d=d: maps(d, arrays[name], arrays["x"], arrays["y"], jax.random.fold_in(key, i))
+        smoothed = lambda name, i, d=d: maps(
+            d, *machines.spread((arrays[name], arrays["x"], arrays["y"])), jax.random.fold_in(key, i))
         original, adv = (arrays["map_original"], arrays["map_adv"]) if d.label == "relu" else (
             smoothed("x", 0), smoothed("x_adv", 1))
         found.append((original, adv, smoothed("x", 2) if d.sigma else original))

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from common import batches, files, inputs, report, runs
+from common import batches, files, inputs, machines, report, runs
 from xmanip_jax import attack, data, defend, explain, metrics
 
 CAM = explain.cam("features")
@@ -66,6 +66,7 @@ def attacked(config, network, distance, images):
     """{measure: Float[multiples, n] or Float[n]} of one network and distance."""
     labels = batches.predict(network, images)
     shift = np.random.default_rng(config.seed).integers(1, network.num_classes, len(images))
+    images = machines.spread(images)
     sneak = attack.sneaking(CAM, distance, multiples=config.multiples, rounds=config.rounds,
                             preprocess=network.preprocess)
     found = sneak(network.model, images, (labels + shift) % network.num_classes, labels=labels,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain, smooth
+from ..devices import placed, spread
 from ..objectives import View, same_prediction, viewing
 from ..types import (
     Array,
@@ -178,7 +179,7 @@ def largest_change(
     stepped = over(partial(step, search, seen), None, 0, 0, None, donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):
-        settings, now = first(network, clean, keys, r)
+        settings, now = spread(first(network, clean, keys, r), placed(clean.pixels, None))
         now = jax.tree.map(jnp.copy, now)  # the steps are given their state, and the clean image must outlive it
         case, marks = Case(clean, clean, settings, labels, keys), checkpoints(steps)
         for j, (mark, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain, metrics
-from ..arguments import check_count, keys_of
+from ..arguments import check_count
+from ..devices import spread
 from ..objectives import View, same_prediction, viewing
 from ..types import (
     AnyArray,
@@ -113,9 +114,8 @@ def searching(search: Search, devices: Sequence[jax.Device] | None = None) -> Ca
 
     def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array,
             epsilon: float) -> Changed:
-        network, pixels, labels, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels,
-                                                     devices=devices)
-        keys = keys_of(key, len(pixels))
+        network, pixels, labels, _, keys, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels,
+                                                              key=key, devices=devices)
         clean, by_noise = first(network, pixels, labels, keys, epsilon)
         check_finite(clean)
         best, rows = Best(clean, jnp.zeros_like(by_noise)), []
@@ -170,7 +170,7 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
     def judge(model: Model, found: Changed, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
               key: RandomKey) -> Changed:
         def restart(network, clean, labels, keys, r):
-            now = judged(network, found.pixels, clean, labels, keys)
+            now = judged(network, spread(found.pixels, devices), clean, labels, keys)
             check_finite(now.view, "the changed image")
             return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from ..devices import check_batch, on_each, spread
+from ..arguments import keys_of
+from ..devices import Place, fetched, on_each, on_host, placed, spread
 from ..explain.base import check_logits
 from ..objectives import View
-from ..types import AnyArray, Array, Float, Integer, Model
+from ..types import AnyArray, Array, Float, Integer, Model, RandomKey
 from .model import lifted
 
 __all__ = ["Lifted", "Subject", "checked_goal", "checked_labels", "checked_pixels", "classes", "prepared"]
@@ -31,18 +32,19 @@ class Subject(NamedTuple):
     pixels: Float[Array, " b *shape"]  # in [0, 1]
     labels: Integer[Array, " b"]
     goal: Float[Array, " b *places"] | None  # heat maps
+    keys: Array | None  # one for each image
+    place: Place  # where the arrays of images lie, see devices.py
 
 
 def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Array], Array], pixels: Any, labels: Any,
-             goal: Any = None, *, devices: Sequence[jax.Device] | None = None) -> Subject:
+             goal: Any = None, *, key: RandomKey | None, devices: Sequence[jax.Device] | None = None) -> Subject:
     """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions.
 
     seen(model, preprocess, pixels, label, key) -> View: how the driver judges, see `objectives.viewing`.
-    devices: over which the images are spread, the network on each; None: where they lie.
+    devices: over which the images are spread, the network on each; None: where they lie, and all else with them.
     """
     pixels = checked_pixels(pixels)
-    if devices is not None:
-        check_batch(len(pixels), devices)
+    place = placed(pixels, devices)
     given = f"(pixels of shape {pixels.shape})"
     preprocess = lifted(preprocess, pixels[0], f"preprocess {given}")
     x = jax.eval_shape(lambda p: preprocess(p), pixels[0])
@@ -51,8 +53,10 @@ def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Arra
     one = lambda p: seen(*network, p, 0, jax.random.key(0))
     goal = checked_goal(goal, len(pixels), jax.eval_shape(one, pixels[0]).heatmap.shape)
     labels = None if labels is None else checked_labels(labels, len(pixels), count)
-    network, (pixels, goal, labels) = on_each(network, devices), spread((pixels, goal, labels), devices)
-    return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal)
+    keys = None if key is None else keys_of(key, len(pixels))
+    network, pixels = on_each(network, place), pixels if devices is None else spread(pixels, place)
+    goal, labels, keys = spread((goal, labels, keys), place)
+    return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal, keys, place)
 
 
 def classes(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> int:
@@ -64,17 +68,18 @@ def classes(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> int:
 
 def checked_pixels(pixels: Any) -> Float[Array, " b *shape"]:
     """Float[b, ...] in [0, 1]: images [b, h, w, c], rows [b, n], sequences [b, t, c], volumes [b, d, h, w, c]."""
-    host = np.asarray(pixels)
+    host = on_host(pixels)
     if host.ndim < 2 or not host.size:
         raise ValueError("pixels are a batch, Float[b, h, w, c] of images or Float[b, ...] of any other inputs, "
                          f"got shape {host.shape}")
     if not jnp.issubdtype(host.dtype, jnp.floating):
         raise ValueError(f"pixels are floating-point numbers in [0, 1], got {host.dtype}: divide images of 0 to 255 "
                          "by 255")
-    if not np.isfinite(host).all():
+    low, high = float(host.min()), float(host.max())
+    if not np.isfinite([low, high]).all():
         raise ValueError("pixels contain NaN or infinite values")
-    if host.min() < 0 or host.max() > 1:
-        raise ValueError(f"pixels lie in [0, 1], got [{host.min():g}, {host.max():g}]: scale the inputs to it, and "
+    if low < 0 or high > 1:
+        raise ValueError(f"pixels lie in [0, 1], got [{low:g}, {high:g}]: scale the inputs to it, and "
                          "back in preprocess")
     return jnp.asarray(pixels)
 
@@ -83,19 +88,19 @@ def checked_goal(goal: Any, batch: int, map_shape: tuple[int, ...]) -> Float[Arr
     """Heat maps that sum to 1, or None."""
     if goal is None:
         return None
-    host = np.asarray(goal)
+    host = on_host(goal)
     if host.shape != (batch, *map_shape):
         raise ValueError(f"the target maps have shape {host.shape}, expected {(batch, *map_shape)}")
-    sums = host.reshape(batch, -1).sum(1)
-    if not np.isfinite(host).all() or host.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
+    sums, low = fetched(host.reshape(batch, -1).sum(1)), float(host.min())
+    if not low >= 0 or not np.allclose(sums, 1, atol=1e-3):
         raise ValueError("a target map is non-negative, finite and sums to 1, "
-                         f"got sums {sums} and minimum {host.min():g}")
+                         f"got sums {sums} and minimum {low:g}")
     return jnp.asarray(goal)
 
 
 def checked_labels(labels: Any, batch: int, classes: int) -> Integer[Array, " b"]:
     """Int[b], each a class."""
-    host = np.asarray(labels)
+    host = on_host(fetched(labels))
     if host.shape != (batch,) or not np.issubdtype(host.dtype, np.integer):
         raise ValueError(f"labels are Int[{batch}], got {host.dtype}{list(host.shape)}")
     if host.min() < 0 or host.max() >= classes:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from .. import explain, objectives, smooth
-from ..arguments import check_count, check_positive, keys_of
+from ..arguments import check_count, check_positive
+from ..devices import fetched, spread
 from ..objectives import View, viewing
 from ..types import (
     AnyArray,
@@ -241,20 +242,19 @@ def manipulation(
     def manipulate(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, goal: Any = None, *,
                    labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
                    callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        network, pixels, labels, goal = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal,
-                                                        devices=devices)
-        keys = keys_of(key, len(pixels))
-        case, best = first(network, pixels, goal, labels, keys)
+        network, pixels, labels, goal, keys, place = checks.prepared(model, problem.judge, preprocess, pixels, labels,
+                                                                     goal, key=key, devices=devices)
+        case, best = spread(first(network, pixels, goal, labels, keys), place)  # constants are born on each device
         check_finite(case.clean)
         best = jax.tree.map(jnp.copy, best)  # the steps are given their state, and the clean image must outlive it
-        done = jnp.zeros(len(pixels), bool)
+        done = spread(jnp.zeros(len(pixels), bool), place)
         for r in range(restarts):
             noise = max(start_noise, 1 / 255) if r else start_noise
             chance = jax.vmap(jax.random.fold_in, (0, None))(keys, steps + r)
-            state = started(pixels, chance, best, done, noise)
+            state = spread(started(pixels, chance, best, done, noise), place)
             for i in range(steps):
                 if i % judge_every == 0:
-                    anchor = held(network, case, i + judge_every // 2)
+                    anchor = spread(held(network, case, i + judge_every // 2), place)
                 state = stepped(network, state, anchor, i)
                 if i == r == 0:
                     if sharp(network, pixels[0], case.settings):
@@ -275,7 +275,7 @@ def manipulation(
 
 def _told(state, step, steps):
     best = state.best
-    return Progress(step, steps, *jax.device_get((state.loss, -best.value, best.view.heatmap, state.done)))
+    return Progress(step, steps, *fetched((state.loss, -best.value, best.view.heatmap, state.done)))
 
 
 def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:

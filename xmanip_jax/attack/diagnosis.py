@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from .. import rewrite
+from ..devices import fetched
 from ..explain.linearity import first_nonlinear
 from ..objectives import View
 from ..types import AnyArray, Array, Float
@@ -46,11 +47,11 @@ def check_moving(state: Any, network: Any, surrogate: Any, case: Any, anchor: Vi
 
     case and anchor, the clean image as the surrogate sees it, are those of the driver, batched.
     """
-    broken = np.asarray(state.broken) >= 0
+    broken = fetched(state.broken) >= 0
     if broken.any():
         check_finite(anchor, "the clean image, as the surrogate sees it,")
     _raise_for(broken, "the objective or its gradient is not finite in the first step, at image", _SLOPES)
-    stuck = ~np.asarray(state.moving) & ~((np.asarray(state.loss) == 0) & (case.goal is not None))
+    stuck = ~fetched(state.moving) & ~((fetched(state.loss) == 0) & (case.goal is not None))
     if stuck.any():
         i = int(stuck.argmax())
         of = lambda tree: jax.tree.map(lambda v: v[i], tree)
@@ -74,7 +75,7 @@ def check_slopes(logits: Float[AnyArray, "b classes"], gradient: Float[AnyArray,
 
 def warn_of_broken(state: Any, steps: int) -> None:
     """One RuntimeWarning for the images that stopped, after their first of `steps` steps, on a gradient not finite."""
-    broken = np.asarray(state.broken)
+    broken = fetched(state.broken)
     if (broken >= 0).any():
         i = int((broken >= 0).argmax())
         warnings.warn(f"the objective's gradient was not finite at step {broken[i]} of {steps} for image {i} "
@@ -90,7 +91,7 @@ def _why_flat(network, surrogate, settings, clean):
         return "the model is affine, so a gradient of it is the same for every image"
     there = rewrite.inspect(lambda x: network.model(x), x)
     seen = rewrite.inspect(lambda x: surrogate.rewrite(network.model, settings, 0.0)(x), x)
-    if not np.asarray(clean.heatmap).any():
+    if not fetched(clean.heatmap).any():
         causes.append("its explanation is zero everywhere, as no pixel moves the logit: explain another class (labels)")
     sharp = {name: n for name, n in seen.activations.items() if name in _PIECEWISE_LINEAR}
     if seen.max_pools and not there.activations:
@@ -106,6 +107,7 @@ def _why_flat(network, surrogate, settings, clean):
 
 
 def _check_logits(logits, where):
+    logits = fetched(logits)
     _raise_for(~_finite(np.where(np.isneginf(logits), 0, logits)), f"the model's logits are not finite at {where}",
                "look at what preprocess and the model make of it; half precision overflows where float32 does not")
 
@@ -115,7 +117,7 @@ def _listed(counts):
 
 
 def _finite(values):
-    return np.isfinite(np.asarray(values)).reshape(len(values), -1).all(1)
+    return np.isfinite(fetched(values)).reshape(len(values), -1).all(1)
 
 
 def _raise_for(bad, what, way):

@@ -121,7 +121,7 @@ def genetic_search(explanation: Explanation, *, epsilon: float, steps: int = 500
 
     def restart(network, clean, labels, keys, r):
         case = Case(clean, labels, keys)
-        best = Best(jax.tree.map(jnp.copy, clean), jnp.full(len(labels), -jnp.inf, clean.pixels.dtype))
+        best = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))
         now = first(network, case, best, r)
         for i in range(max(steps // population - 1, 0)):
             now = bred(network, now, case, r * steps + i)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ..devices import fetched
 from .change import Changed
 
 __all__ = ["Flag", "Flags", "flags"]
@@ -65,6 +66,7 @@ def flags(found: Changed, *blind: Changed, longer: Changed | None = None, zero_g
     >>> [name for name, flag in attack.flags(found, free)._asdict().items() if flag.raised]
     ['zero_gradient', 'gradient_free_wins', 'restarts_help']
     """
+    found, *blind = fetched((found, *blind))  # type: ignore[assignment]
     if len(found.by_restart) < 2:
         raise ValueError("flags compare restarts: give largest_change at least 2")
     for other in blind:

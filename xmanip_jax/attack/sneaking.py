@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import explain
-from ..arguments import check_count, check_positive, keys_of
+from ..arguments import check_count, check_positive
+from ..devices import fetched, spread
 from ..numerics import repeat
 from ..objectives import viewing
 from ..types import (
@@ -141,13 +142,12 @@ def sneaking(
     def sneak(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested,
               targets: Integer[ArrayLike, " b"] | Nested, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
               key: RandomKey | None = None) -> Sneaked:
-        network, x, labels, _ = checks.prepared(model, viewing(_bound(explanation, key)), preprocess, pixels, labels,
-                                                devices=devices)
-        keys = None if key is None else keys_of(key, len(x))
-        targets = checks.checked_labels(targets, len(x), checks.classes(network, x))
-        if same := np.flatnonzero(labels == targets).tolist():
+        network, x, labels, _, keys, place = checks.prepared(
+            model, viewing(_bound(explanation, key)), preprocess, pixels, labels, key=key, devices=devices)
+        targets = spread(checks.checked_labels(targets, len(x), checks.classes(network, x)), place)
+        if same := np.flatnonzero(fetched(labels == targets)).tolist():
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
-        classes, zero = jnp.stack([labels, targets], 1), jnp.zeros(len(x), x.dtype)
+        classes, zero = jnp.stack([labels, targets], 1), spread(jnp.zeros(len(x), x.dtype), place)
         none = x, zero > 0, zero
         check_slopes(*begin(network, x, classes, keys))
         attempted = partial(attempt, network, x, classes, keys)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from .. import explain
-from ..arguments import keys_of
+from ..devices import spread
 from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
 from ..objectives import View, same_prediction, viewing
@@ -99,12 +99,13 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
 
     def release(model: Model, result: Manipulated, *, labels: Integer[ArrayLike, " b"] | Nested | None,
                 key: RandomKey) -> Manipulated:
-        network, _, labels, _ = checks.prepared(model, look, preprocess, result.pixels, labels, devices=devices)
+        network, _, labels, _, keys, place = checks.prepared(model, look, preprocess, result.pixels, labels, key=key,
+                                                             devices=devices)
+        result = spread(result, place)
         check_finite(View(result.pixels, result.heatmap, result.logits), "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)
         order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)
-        keys = keys_of(key, len(labels))
         now = View(result.pixels, result.heatmap, result.logits)
         for i in range(int((moved > 0).sum(1).max())):
             now = attempt(network, now, result.clean, order[:, i], labels, keys)

@@ -109,7 +109,7 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     stepped = jax.jit(jax.vmap(partial(step, search, channels), in_axes=(None, 0, 0, None, None)), donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):
-        now = Best(jax.tree.map(jnp.copy, clean), jnp.full(len(labels), -jnp.inf, clean.pixels.dtype))
+        now = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))
         for i in range(steps):
             halvings = sum(i >= steps * part for part in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
             now = stepped(network, now, Case(clean, labels, keys), r * steps + i, area / 2**halvings)

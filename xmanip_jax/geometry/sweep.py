@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..arguments import check_count
-from ..devices import on_each, spread
+from ..devices import fetched, holding, on_each, spread
 
 __all__ = ["memory_of", "sweep"]
 
@@ -25,7 +25,8 @@ def sweep(measure: Callable[..., Any], points: Any, *shared: Any, memory: int | 
         function, so that weights are not copied into it.
       memory: bytes for the compiled function's results and intermediate values, as XLA states them, without points and
         shared, None meaning no limit;  chunk: points at once, None meaning as many as fit.
-      devices: over which each chunk is spread, memory and chunk being those of one device;  shared lies on each.
+      devices: over which each chunk is spread, memory and chunk being those of one device;  shared lies on each. By
+        default those over which points are spread already.
       progress: called with (points done, n) after every chunk.
 
     Returns the results as a tree of numpy arrays [n, ...], the same for every chunk up to rounding.
@@ -44,16 +45,18 @@ def sweep(measure: Callable[..., Any], points: Any, *shared: Any, memory: int | 
     if len(sizes) != 1 or sizes in ({()}, {(0,)}):
         raise ValueError(f"points are arrays with one leading axis of the same length, got {sorted(sizes)}")
     ((n,),) = sizes
+    devices = holding(jax.tree.leaves(points)[0]) if devices is None else devices
     over = jax.jit(jax.vmap(measure, in_axes=(0, *[None] * len(shared))))
     if chunk is None:
         chunk = n if memory is None else _fitting(over, points, shared, n, memory)
     check_count(chunk=chunk)
-    chunk, results, shared = min(chunk, n) * len(devices or [0]), [], on_each(shared, devices)
+    count = len(devices or [0])
+    chunk, results, shared = min(chunk, -(-n // count)) * count, [], on_each(shared, devices)
     for start in range(0, n, chunk):
         index = np.minimum(np.arange(start, start + chunk), n - 1)
         part, done = jax.tree.map(lambda v, index=index: v[index], points), min(start + chunk, n)
-        found = over(spread(part, devices), *shared)
-        results.append(jax.tree.map(lambda v, size=done - start: np.asarray(v)[:size], found))
+        found = fetched(over(spread(part, devices), *shared))
+        results.append(jax.tree.map(lambda v, size=done - start: v[:size], found))
         if progress:
             progress(done, n)
     return jax.tree.map(lambda *v: np.concatenate(v), *results)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..certify.intervals import Box
 from ..numerics import epsilon, repeat
-from ..types import AnyArray, Array, ArrayLike, Float, Num, Penalty, RandomKey
+from ..types import AnyArray, Array, ArrayLike, Float, Num, Penalty, RandomKey, Source
 from .loss import of_x
 
 __all__ = ["Ascent", "ascend", "check_units", "noise_of", "sign_step"]
@@ -78,8 +78,11 @@ def noise_of(key: RandomKey | None) -> RandomKey | None:
     return None if key is None else jax.random.fold_in(key, 2**31 - 1)  # a count that no draw of x reaches
 
 
-def check_units(penalties: Sequence[Penalty], preprocess: Callable[[Array], Array], images: AnyArray) -> None:
-    """Raises ValueError for a penalty whose budget is not in the pixels of `images` Float[n, ...]."""
+def check_units(penalties: Sequence[Penalty], preprocess: Callable[[Array], Array], images: AnyArray | Source) -> None:
+    """Raises ValueError for a penalty whose budget is not in the pixels of `images` Float[n, ...].
+
+    What is read from files is not read for that.
+    """
     probe = np.random.default_rng(0).uniform(size=images.shape[1:]).astype(np.float32)
     for i, p in enumerate(penalties):
         unit = getattr(p, "unit", None)
@@ -90,7 +93,9 @@ def check_units(penalties: Sequence[Penalty], preprocess: Callable[[Array], Arra
             raise ValueError(
                 f"the budget of terms[{i}] is not in pixels, for a preprocess stands between them and the network's "
                 "input: give its Ascent the same preprocess=, or hand fit images that are preprocessed")
-        if not np.array_equal(theirs, probe) and not 0 <= images.min() <= images.max() <= 1:
+        if isinstance(images, Source) or np.array_equal(theirs, probe):
+            continue
+        if not 0 <= images.min() <= images.max() <= 1:
             raise ValueError(f"the budget of terms[{i}] is in pixels in [0, 1], the images lie in "
                              f"[{images.min():g}, {images.max():g}]")
 

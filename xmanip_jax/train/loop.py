@@ -11,10 +11,11 @@ import numpy as np
 import optax
 
 from ..arguments import check_count
-from ..devices import check_batch, on_each, spread
-from ..types import AnyArray, Array, ArrayLike, Float, Int, Integer, Penalty, Train
+from ..devices import check_batch, fetched, gathered, on_each, own_rows
+from ..types import AnyArray, Array, ArrayLike, Float, Int, Integer, Penalty, Source, Train
 from .ascent import check_units
 from .loss import totalled, training_loss, weighted
+from .reading import ahead
 
 __all__ = ["NanLossError", "Training", "batch_indices", "begin", "fit", "frozen"]
 
@@ -101,11 +102,13 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
       batch: examples of a step, a multiple of the number of devices;  scale: step -> factor of all penalties, a ramp.
       every: steps between two fetches of the loss, at which callback(step, numbers) and keep(training) are called.
       ema_decay: of the average of the parameters, where `begin` asked for one.
-      devices: over which the batch is spread, parameters on each; None meaning all that are there.
+      devices: over which the batch is spread, parameters on each; None meaning all that are there, in every process
+        (jax.distributed): each process calls fit alike, and reads the examples of its own devices only.
 
     The returned function takes
       net: models.Net, or anything with its apply and train_apply;  training: of `begin`, or a kept one;
-      images: pixels Float[n, h, w, c], on the host;  labels: Int[n].
+      images: pixels Float[n, h, w, c], on the host, or a `data.Folder`, whose batches are read from the files in a
+        thread while the steps before them run;  labels: Int[n].
 
     Raises NanLossError, with the last kept state, as soon as a fetched loss is not finite; ValueError for sizes
     that do not fit, and for a budget that is not in pixels.
@@ -122,18 +125,24 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
     devices = jax.devices() if devices is None else devices
     check_batch(batch, devices)
 
-    def run(net: Any, training: Training, images: Float[AnyArray, " n *shape"], labels: Integer[AnyArray, " n"], *,
-            callback: Callable[[int, dict[str, float]], None] | None = None,
+    def run(net: Any, training: Training, images: Float[AnyArray, " n *shape"] | Source,
+            labels: Integer[AnyArray, " n"], *, callback: Callable[[int, dict[str, float]], None] | None = None,
             keep: Callable[[Training], None] | None = None) -> Training:
         _check(images, labels, batch)
         check_units([p for _, p in terms], preprocess, images)
         loss = _loss(net, terms, label_weight, bool(jax.tree.leaves(training.state)), preprocess)
         stepped = jax.jit(partial(_step, loss, optimizer, scale, ema_decay), donate_argnums=0)
         training = on_each(jax.tree.map(jnp.copy, training), devices)
-        done, seed, kept = int(training.step), int(training.seed), jax.tree.map(np.asarray, training)
-        for now in range(done, steps):
-            chosen = batch_indices(now, seed, len(images), batch)
-            training, numbers = stepped(training, *spread((images[chosen], labels[chosen]), devices))
+        done, seed, kept = int(training.step), int(training.seed), fetched(training)
+        own, there = own_rows(batch, devices), np.asarray(labels)
+        pick = images.read if isinstance(images, Source) else np.asarray(images).__getitem__
+
+        def read(now):
+            chosen = batch_indices(now, seed, len(images), batch)[own]
+            return pick(chosen), there[chosen]
+
+        for now, examples in ahead(read, range(done, steps)):
+            training, numbers = stepped(training, *gathered(examples, batch, devices))
             if len(devices) > 1 and devices[0].platform == "cpu":  # they share threads: steps in flight lock each other
                 jax.block_until_ready(training)
             if (now + 1) % every == 0 or now + 1 == steps:
@@ -141,7 +150,7 @@ def fit(optimizer: optax.GradientTransformation, *, terms: Sequence[tuple[float,
                 if not np.isfinite(found["loss"]):
                     raise NanLossError(f"the loss is {found['loss']} at step {now + 1}; the run stands at step "
                                        f"{kept.step}", kept)
-                kept = jax.tree.map(np.asarray, training)
+                kept = fetched(training)
                 if callback:
                     callback(now + 1, found)
                 if keep:
