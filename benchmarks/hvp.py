@@ -59,7 +59,7 @@ def torch_product(name, module, beta, xs, vs):
 
     import torch_peer as peer
 
-    tensor = lambda v: torch.from_numpy(np.array(v, np.asarray(xs).dtype))
+    tensor = lambda v: peer.tensors(np.array(v), getattr(torch, str(np.asarray(xs).dtype)))
     weights = {k: tensor(v) for k, v in torch_tensors(module).items()}
     x = tensor(np.transpose(xs, (0, 3, 1, 2))).contiguous().requires_grad_()
     v = tensor(np.transpose(vs, (0, 3, 1, 2))).contiguous()
@@ -67,7 +67,7 @@ def torch_product(name, module, beta, xs, vs):
     def product():
         score = peer.NETWORKS[name](weights, peer.softplus(beta), x)[:, 0].sum()
         (gradient,) = torch.autograd.grad(score, x, create_graph=True)
-        return torch.autograd.grad(gradient, x, grad_outputs=v)[0].permute(0, 2, 3, 1).numpy()
+        return torch.autograd.grad(gradient, x, grad_outputs=v)[0].permute(0, 2, 3, 1).cpu().numpy()
 
     return product
 

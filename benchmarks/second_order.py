@@ -34,7 +34,7 @@ from common import cost_measures, files, runs
 from common.named_explanations import EXPLANATIONS, Needs
 
 SHARPNESS = 5.0  # of softplus, in units of the typical scale of an activation; any value costs the same
-PEERS = "squeezenet1_1", "cifar10_resnet20", "vgg16"  # networks of torch_peer.py
+PEERS = "squeezenet1_1", "cifar10_resnet20", "vgg16", "resnet50"  # networks of torch_peer.py
 
 
 @dataclasses.dataclass(frozen=True)

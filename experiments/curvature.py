@@ -10,18 +10,14 @@ l's inputs averaged over 32 images), and the gradient map of the predicted class
 
 1. curvature of the logit (not of relu): norms of gradient and Hessian, normalised and level-set curvature, the bound of
    the Hessian from the weights;
-2. at each epsilon, a budget for every pixel, the most that projected gradient ascent within it, or within a smaller
-   one, does to the heat map while the prediction stays, and to its top k pixels; a step that finds the prediction lost
-   climbs back; relu networks are climbed on their softplus of the first kappa;
+2. at each epsilon, a budget for every pixel, the most that `attack.largest_change` within it, or within a smaller one,
+   does to the heat map while the prediction stays, and to its top k pixels, each of which one search climbs;
 3. beside it what is certified for every image in the ball, by intervals and by following the inputs linearly (--linear,
    as many forward passes as the input has numbers), in double precision;
 4. along the way to the attacked image (not of relu), the change of gradient and normal with their bounds.
 
 Bounds that the library has not for a network are left out, and the reason is printed. A network of your own
 (docs/howto/own-network-in-the-jobs.md) is seen as a function of the pixels.
-
-On 2 CPU cores the ResNets' large programs made XLA's thread pool (jax 0.10.2) wait for itself for ever; on one core,
-`taskset -c 0 python experiments/curvature.py ...`, they do not, and --resume goes on after what is finished.
 
 The run folder gets results.json (medians with bootstrap intervals), arrays.npz (<network>/<activation>/<array>), two
 figures, and report.html, which shows it all, the worst images first, and opens in any browser. What is finished is kept
@@ -73,32 +69,32 @@ class Config(runs.SeededRun):
     """Number of images measured together."""
     k: int = 20
     """Number of leading pixels that are the top of a map."""
+    steps: int = 20
+    """Number of gradients that an attack takes from each start."""
+    restarts: int = 1
+    """Number of random starts of an attack at each epsilon."""
     quick: bool = False
     """A small network with random weights, or your own, on scikit-image's photographs: does everything run?"""
 
 
-def measured(config, network, pixels, betas, climbed, run, steps, keep, *, smooth=False):
+def measured(config, network, pixels, betas, run, keep, *, smooth=False):
     """Parts 1, 2 and 4 of one activation: arrays with a leading axis of images, those at an epsilon named after it.
 
-    betas: None for the network as it is;  climbed: the betas of the surrogate, None for the network itself;
-    run: `curvature_measures.measures`;  steps: of the attack;  smooth: whether the network has no kinks.
+    betas: None for the network as it is;  run: `curvature_measures.measures`;  smooth: whether it has no kinks.
     """
-    shared, curved = (network.model, betas, climbed), smooth or betas is not None
+    curved = smooth or betas is not None
+    model = curvature_measures.model_of(network.model, betas)
 
     def compute(part, index):
-        p = machines.spread(jnp.asarray(pixels[part]))
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), index), len(p))
-        y = run.predict(*shared, p)
-        found = {"y": y, **run.curvature(*shared, p, y, keys)} if curved else {"y": y}
-        now = run.nothing(p)
-        for eps in sorted(config.epsilons):  # what is found in a ball counts in every larger one
-            for salt, objective in enumerate(curvature_measures.OBJECTIVES):
-                now = run.begin(p, eps, jax.vmap(partial(jax.random.fold_in, data=salt))(keys), now)
-                for _ in range(steps):
-                    now = run.step[objective](*shared, p, y, eps, now)
+        p, key = machines.spread(jnp.asarray(pixels[part])), jax.random.fold_in(jax.random.key(config.seed), index)
+        y, keys = run.predict(network.model, betas, p), jax.random.split(key, len(p))
+        found = {"y": y}
+        for measure in run.curvature if curved else ():
+            found |= measure(network.model, betas, p, y, keys)
+        for eps, now in curvature_measures.attacked(run.searches[curved], model, p, y, key, config.epsilons, config.k):
             found |= {f"attacked_change@{eps:g}": now.change, f"attacked_top@{eps:g}": now.top}
-            if curved:
-                found |= {f"{k}@{eps:g}": v for k, v in run.way(*shared, p, now.best, y).items()}
+            for way in run.way if curved else ():
+                found |= {f"{k}@{eps:g}": v for k, v in way(network.model, betas, p, now.pixels, y).items()}
         return found
 
     return batches.in_batches(compute, len(pixels), config.batch, keep)
@@ -143,14 +139,13 @@ def study(config, name, network, names, pixels, out, bar):
     """{activation: arrays} of one network."""
     inputs.note(out, name, network, names, pixels)
     betas = softened(config, network, pixels)
-    climbed, found = next(iter(betas.values()), None), {}
-    few = {"probes": 4, "steps": 4, "attack": 2} if config.quick else {}
-    s = curvature_measures.Settings(k=config.k, **few)
+    few = {"probes": 4, "steps": 4} if config.quick else {}
+    s = curvature_measures.Settings(k=config.k, attack=config.steps, restarts=config.restarts, **few)
     kinds = {"intervals": False} | ({"linear": True} if config.linear else {})
-    s, kinds, reasons = curvature_measures.bounded(network, pixels[0], climbed, s, kinds)
+    s, kinds, reasons = curvature_measures.bounded(network, pixels[0], next(iter(betas.values()), None), s, kinds)
     for bound, reason in reasons.items():
         bar.console.print(f"{name} has no {bound}: {reason}")
-    run = curvature_measures.measures(network.preprocess, s, kinds)
+    run, found = curvature_measures.measures(network.preprocess, s, kinds), {}
     for activation, b in {"relu" if betas else "smooth": None, **betas}.items():
         task = bar.add_task(f"{name} {activation}", total=len(pixels) + config.certified, status="")
 
@@ -159,8 +154,7 @@ def study(config, name, network, names, pixels, out, bar):
             bar.advance(task, len(next(iter(arrays.values()))))
             return arrays
 
-        arrays = measured(config, network, pixels, b, climbed if b is None else b, run, s.attack, keep,
-                          smooth=not betas)
+        arrays = measured(config, network, pixels, b, run, keep, smooth=not betas)
         few = slice(config.certified)
         arrays |= certified(config, network, pixels[few], arrays["y"][few], b, run, partial(keep, kind="-certified"))
         found[activation] = arrays
@@ -171,7 +165,7 @@ def checked(config):
     """The configuration that is run; refuses what can be refused before anything is read or computed."""
     if config.quick:
         config = dataclasses.replace(config, networks=("random",), kappas=(2.0,), epsilons=(1e-3, 1e-2), count=4,
-                                     certified=1, batch=2, linear=False)
+                                     certified=1, batch=2, steps=2, linear=False)
     if config.model:
         if config.networks not in (Config.networks, ("random",)):
             raise ValueError("choose one of --networks and --model")
@@ -181,7 +175,7 @@ def checked(config):
     if config.images and config.dataset:
         raise ValueError("choose one of --images and --dataset")
     runs.check_some(config, "networks", "epsilons", "kappas")
-    runs.check_positive(config, "count", "certified", "batch", "k", "kappas", "epsilons")
+    runs.check_positive(config, "count", "certified", "batch", "k", "steps", "restarts", "kappas", "epsilons")
     if config.certified > config.count:
         raise ValueError(f"--certified is at most --count {config.count}, got {config.certified}")
     return config

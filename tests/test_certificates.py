@@ -93,6 +93,7 @@ def test_no_curvature_exceeds_its_bound(kind, act):
         inside = jnp.clip(y, box.lower, box.upper)
         h = jax.vmap(jax.hessian(lambda z: f(z)[1]))(jnp.stack([x, inside])).reshape(2, x.size, x.size)
         frobenius, spectral = jnp.linalg.norm(h, axis=(1, 2)), jnp.linalg.norm(h, 2, axis=(1, 2))
+        entropy = jax.vmap(jax.hessian(lambda z: -jax.nn.log_softmax(f(z))[0]))(jnp.stack([x, inside]))
         normal = lambda z: g(z) / jnp.linalg.norm(g(z).ravel())
         moved = lambda v: jnp.linalg.norm((v(x) - v(y)).ravel())
         anywhere, here = certify.hessian_bound(f, x, 1), certify.hessian_bound(f, x, 1, box=box)
@@ -100,7 +101,8 @@ def test_no_curvature_exceeds_its_bound(kind, act):
             frobenius.max() / anywhere, frobenius.max() / here, here / anywhere,
             spectral.max() / certify.hessian_bound(f, x, 1, box=box, spectral=True),
             moved(g) / certify.gradient_change_bound(f, x, y, 1),
-            moved(normal) / certify.normal_change_bound(f, x, y, 1)])
+            moved(normal) / certify.normal_change_bound(f, x, y, 1),
+            jnp.linalg.norm(entropy.reshape(2, -1), axis=1).max() / certify.cross_entropy_hessian_bound(f, x)])
 
     count = 150 if kind == "dense" else 8
     keys = jax.random.split(jax.random.key(5), count)
@@ -132,6 +134,17 @@ def test_bounds_of_two_layers_are_the_paper_s():
     norm = lambda m: np.linalg.norm(m, 2)
     paper = 2 / 4 * np.linalg.norm(u) * (norm(v) * norm(w) ** 2 + norm(v) ** 2 * norm(w) ** 2)
     np.testing.assert_allclose(found, paper, rtol=1e-9)
+
+
+def test_the_bound_of_the_cross_entropy_is_that_of_the_mathematics():
+    w, u = np.random.default_rng(0).normal(size=(5, 3)), np.random.default_rng(1).normal(size=(4, 5))
+    s = lambda z: smooth.softplus_beta(z, 2.0)
+    norm = lambda m: np.linalg.norm(m, 2)
+    expected = 2 / 4 * 2**0.5 * norm(u) * norm(w) ** 2 + (norm(u) * norm(w)) ** 2 / 2
+    found = certify.cross_entropy_hessian_bound(lambda x: u @ s(w @ x), jnp.zeros(3))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    with pytest.raises(rewrite.UnsupportedPrimitiveError, match="relu"):
+        certify.cross_entropy_hessian_bound(lambda x: u @ jax.nn.relu(w @ x), jnp.zeros(3))
 
 
 def broadcasts():

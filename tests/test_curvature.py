@@ -4,17 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import curvature
 from common import curvature_measures
 from tiny_networks import PHOTOS, network
-from xmanip_jax.attack.change import margin
+from xmanip_jax import explain
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "curvature.py"
 
@@ -34,7 +32,8 @@ def test_arrays_and_results(tmp_path):
     read = lambda name: arrays[f"random/softplus 2/{name}"]
     assert smooth["spectral_norm"]["value"] == pytest.approx(np.median(read("spectral_norm")))
     assert (read("spectral_norm") <= read("frobenius_norm") + 4 * read("frobenius_error")).all()
-    assert (read("spectral_norm") <= read("hessian_bound")).all()
+    assert (read("spectral_norm") <= read("hessian_bound")).all() and (read("cross_entropy_bound") > 0).all()
+    np.testing.assert_allclose(read("normalised_curvature"), read("spectral_norm") / (read("gradient_norm") + 1e-6))
     assert (read("normalised_curvature") * read("gradient_norm") <= read("hessian_bound")).all()
     for eps in ("0.001", "0.01"):
         assert (read(f"gradient_change@{eps}") <= read(f"gradient_change_bound@{eps}")).all()
@@ -48,43 +47,41 @@ def test_arrays_and_results(tmp_path):
 
 
 EPSILONS = 0.3, 0.02, 0.6, 0.1  # in no order
+MODEL = network(jax.nn.relu)
 
 
 @pytest.fixture(scope="module")
 def attacked():
-    """{epsilon: (change, top)} of a relu network that the largest balls' random points lose, climbed on a softplus."""
+    """{epsilon: Found} of a relu network that the largest balls' random points lose."""
     s = curvature_measures.Settings(k=4, attack=10)
     run = curvature_measures.measures(lambda pixels: pixels, s, {})
-    config = SimpleNamespace(seed=0, epsilons=EPSILONS, batch=4)
-    net = SimpleNamespace(model=network(jax.nn.relu))
-    arrays = curvature.measured(config, net, PHOTOS, None, jnp.full(2, 3.0), run, s.attack, lambda i, compute: {
-        name: np.asarray(v) for name, v in compute().items()})
-    return {e: (arrays[f"attacked_change@{e:g}"], arrays[f"attacked_top@{e:g}"]) for e in EPSILONS}
+    y = np.asarray(jax.vmap(MODEL)(PHOTOS)).argmax(1)
+    return dict(curvature_measures.attacked(run.searches[False], MODEL, PHOTOS, y, jax.random.key(0), EPSILONS, 4))
 
 
 def test_no_attacked_value_falls_with_epsilon(attacked):
     for small, large in zip(sorted(EPSILONS), sorted(EPSILONS)[1:], strict=False):
-        assert (attacked[large][0] >= attacked[small][0]).all() and (attacked[large][1] <= attacked[small][1]).all()
-    assert attacked[0.6][0].mean() > attacked[0.02][0].mean() + 0.1
+        assert (attacked[large].change >= attacked[small].change).all()
+        assert (attacked[large].top <= attacked[small].top).all()
+    assert list(attacked) == sorted(EPSILONS) and attacked[0.6].change.mean() > attacked[0.02].change.mean() + 0.1
 
 
-def test_a_climb_comes_back_once_the_prediction_is_lost():
-    model, s = network(jax.nn.relu), curvature_measures.Settings(k=4, attack=10)
-    soft = curvature_measures.model_of(model, jnp.full(2, 3.0))
-    y = model(PHOTOS[0]).argmax()
-    far = np.random.default_rng(0).uniform(size=(200, *PHOTOS[0].shape)).astype(np.float32)
-    lost = far[np.asarray(jax.vmap(model)(far)).argmax(1) != y][:20]
-    step = jax.jit(jax.vmap(lambda now: curvature_measures.climb(model, soft, lambda p: p, PHOTOS[0], y, 1.0, now, s,
-                                                    objective="change")))
-    begin = jax.vmap(lambda p: curvature_measures.nothing(PHOTOS[0], s)._replace(pixels=p))
-    now = step(begin(lost))
-    ahead = jax.vmap(jax.grad(lambda p: margin(soft(p), y)))(lost)
-    np.testing.assert_allclose(now.pixels, np.clip(lost + 0.25 * np.sign(ahead), 0, 1), atol=1e-6)
-    for _ in range(9):
-        now = step(now)
-    assert len(lost) == 20 and (now.change > 0).mean() > 0.9
-    at = jax.vmap(model)(now.best).argmax(1)
-    assert (at[now.change > 0] == y).all() and (now.top[now.change > 0] < 4).any()
+def test_what_is_attacked_is_the_networks_own_and_in_the_ball(attacked):
+    heat = jax.vmap(lambda p, y: explain.heatmap(explain.gradient()(MODEL, p, y)))
+    y = np.asarray(jax.vmap(MODEL)(PHOTOS)).argmax(1)
+    for eps, found in attacked.items():
+        np.testing.assert_array_equal(np.asarray(jax.vmap(MODEL)(found.pixels)).argmax(1), y)
+        assert np.abs(found.pixels - PHOTOS).max() <= eps + 1e-6
+        apart = np.abs(heat(found.pixels, y) - heat(PHOTOS, y)).sum((1, 2))
+        np.testing.assert_allclose(found.change, apart, atol=1e-5)
+    assert (found.top < 4).any()
+
+
+def test_the_second_distance_is_the_mass_that_the_top_loses():
+    lost = curvature_measures.distances(2)["top"]
+    clean = jnp.array([[0.1, 0.4], [0.2, 0.3]])
+    assert float(lost(jnp.array([[0.3, 0.1], [0.4, 0.2]]), clean)) == pytest.approx(0.4)
+    assert float(lost(jnp.array([[0.0, 0.5], [0.0, 0.5]]), clean)) == 0
 
 
 def test_what_is_refused(tmp_path):

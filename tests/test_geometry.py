@@ -1,5 +1,7 @@
 """Measures of curvature against dense float64 Hessians, closed forms, and their own error bars."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from surfaces import SHAPE, network, quadratic
 from xmanip_jax import geometry, smooth
-from xmanip_jax.numerics import repeat
+from xmanip_jax.numerics import over_chunks, repeat
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -61,11 +63,18 @@ def test_forward_passes_of_products():
     assert abs(shared / (2 + 2 * 8) - 1) < 0.06, shared
 
 
-def test_loops_around_convolutions_are_unrolled_on_cpu():
-    x = jnp.ones((2, 2, 4), jnp.float32)
+def test_convolutions_in_loops_have_the_form_that_is_fast_on_cpu():
+    x = jnp.linspace(-1, 1, 16, dtype=jnp.float32).reshape(2, 2, 4)
     step = lambda x: jax.jit(jax.grad(conv_network))(x)
-    lowered = jax.jit(lambda x: repeat(step, x, 3)).lower(x).as_text()
-    assert "while" not in lowered and "while" in jax.jit(lambda x: repeat(jnp.sin, x, 3)).lower(x).as_text()
+    loops = {"repeat": lambda x: repeat(step, x, 3),
+             "over_chunks": lambda x: over_chunks(jax.vmap(step), jnp.stack([x, 2 * x, 3 * x]), 1),
+             "added": lambda x: over_chunks(lambda xs: step(xs[0]), jnp.stack([x, 2 * x]), 1, add=True)}
+    expected = {"repeat": step(step(step(x))), "over_chunks": jnp.stack([step(x), step(2 * x), step(3 * x)]),
+                "added": step(x) + step(2 * x)}
+    for name, loop in loops.items():
+        forms = set(re.findall(r"dim_numbers = (.*?), window", jax.jit(loop).lower(x).as_text()))
+        assert forms == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}, (name, forms)
+        np.testing.assert_allclose(jax.jit(loop)(x), expected[name], rtol=1e-4)
 
 
 def test_bad_points_and_functions_are_named():

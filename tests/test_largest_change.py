@@ -53,6 +53,22 @@ def test_what_is_found_is_the_models_own_and_in_the_ball():
     np.testing.assert_array_equal(again.pixels, found.pixels)
 
 
+def test_another_radius_compiles_nothing_anew():
+    search = ascent(e, epsilon=0.1, steps=6, restarts=1)
+    wide = search(HONEST, PHOTOS, key=KEY)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(listen := lambda name, *_, **__: compiled.append(name))
+    near = search(HONEST, PHOTOS, key=KEY, epsilon=0.01)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [name for name in compiled if "backend_compile" in name]
+    assert np.abs(near.pixels - PHOTOS).max() <= 0.01 + 1e-6
+    assert (near.change > 0).all() and near.change.mean() < wide.change.mean()
+    alone = ascent(e, epsilon=0.01, steps=6, restarts=1)(HONEST, PHOTOS, key=KEY)
+    np.testing.assert_allclose(near.pixels, alone.pixels, atol=1e-6)
+    with pytest.raises(ValueError, match="epsilon is positive"):
+        search(HONEST, PHOTOS, key=KEY, epsilon=0)
+
+
 @pytest.mark.parametrize("search", [ascent, blind])
 def test_any_constraint_holds(search):
     found = search(e, epsilon=0.1, constraint=attack.l0(6), steps=8, restarts=1)(HONEST, PHOTOS, key=KEY)

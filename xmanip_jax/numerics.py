@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .arguments import check_count
 from .metrics.places import wide
-from .rewrite.jaxprs import convolves
+from .rewrite.convolutions import ordered
 from .types import AnyArray, Array, Shaped
 
 __all__ = ["epsilon", "mean_over", "over_chunks", "repeat"]
@@ -29,7 +29,7 @@ def mean_over(g: Callable[[Any], Any], points: Any, n: int, chunk: int | None) -
         return jax.tree.map(lambda v: wide(v).mean(0), jax.vmap(g)(points))
     part = jax.checkpoint(lambda p: jax.tree.map(lambda v: wide(v).sum(0), jax.vmap(g)(p)))
     starts = range(0, n - n % chunk, chunk)
-    if jax.default_backend() == "cpu":  # a convolution inside a loop primitive is several times slower on CPU
+    if jax.default_backend() == "cpu":  # the derivative of a loop has convolutions that are slow on CPU, see `in_loop`
         sums = [part(jax.tree.map(lambda v, i=i: v[i:i + chunk], points)) for i in starts]
         total = jax.tree.map(lambda *s: sum(s), *sums)
     else:
@@ -43,18 +43,14 @@ def mean_over(g: Callable[[Any], Any], points: Any, n: int, chunk: int | None) -
 
 def over_chunks(part: Callable[[Array], Any], keys: Shaped[AnyArray, " n *shape"], chunk: int | None, *,
                 add: bool = False) -> Any:
-    """part(keys[c]) -> tree, for chunks of the keys: concatenated along the first axes, or added up.
-
-    An unrolled loop on CPU, where convolutions in a loop primitive are slow; a scan elsewhere.
-    """
+    """part(keys[c]) -> tree, for chunks of the keys in a loop: concatenated along the first axes, or added up."""
     n = len(keys)
     if chunk is None or chunk >= n:
         return part(keys)
     check_count(chunk=chunk)
-    whole, rest = keys[:n - n % chunk].reshape(-1, chunk), keys[n - n % chunk:]
-    if jax.default_backend() == "cpu":
-        results = [part(c) for c in whole]
-    elif add:
+    whole, rest = keys[:n - n % chunk].reshape(-1, chunk, *keys.shape[1:]), keys[n - n % chunk:]
+    part = in_loop(part)
+    if add:
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, whole[0]))
         results = [jax.lax.scan(lambda total, c: (jax.tree.map(jnp.add, total, part(c)), None), zero, whole)[0]]
     else:
@@ -64,9 +60,11 @@ def over_chunks(part: Callable[[Array], Any], keys: Shaped[AnyArray, " n *shape"
 
 
 def repeat(body: Callable[[Any], Any], start: Any, steps: int) -> Any:
-    """`body` applied `steps` times by a loop primitive; unrolled where that is slow, a convolution on CPU."""
-    if jax.default_backend() != "cpu" or not convolves(body, start):
-        return jax.lax.fori_loop(0, steps, lambda i, value: body(value), start)
-    for _ in range(steps):
-        start = body(start)
-    return start
+    """`body` applied `steps` times, by a loop primitive."""
+    body = in_loop(body)
+    return jax.lax.fori_loop(0, steps, lambda i, value: body(value), start)
+
+
+def in_loop(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` as the body of a loop primitive: on CPU with the convolutions that are fast there."""
+    return ordered(f) if jax.default_backend() == "cpu" else f

@@ -1,92 +1,99 @@
 """What curvature.py measures at an image: curvature, what an attack does within a ball, what no attack can do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from xmanip_jax import certify, explain, geometry, metrics, smooth, train
-from xmanip_jax.attack.change import margin
+from xmanip_jax import attack, certify, explain, geometry, metrics, smooth
+from xmanip_jax.certify.hessian_bound import changes
 from xmanip_jax.types import Array
 
 GRADIENT = explain.gradient()
-OBJECTIVES = "change", "top"  # of `climb`
+AT_ONCE = 10  # of the probes of the Frobenius norm
 
 
 class Settings(NamedTuple):
-    """k: pixels of the top;  probes: of the Frobenius norm;  steps: of Lanczos and power iteration;  attack: steps.
+    """k: pixels of the top;  probes: of the Frobenius norm;  steps: of Lanczos iteration.
 
-    weights: whether there are bounds from the weights.
+    attack: gradients from each start;  restarts: starts;  weights: whether there are bounds from the weights.
     """
 
     k: int = 20
     probes: int = 100
     steps: int = 32
     attack: int = 20
+    restarts: int = 1
     weights: bool = True
 
 
-def curvature(f, x, y, key, s: Settings) -> dict:
-    """Of the logit y of a smooth f at x, each with its unit; x: Float[h, w, c], the network's input."""
+def frobenius(f, x, y, key, s: Settings) -> dict:
+    """||H||_F of the logit y of a smooth f at x, with its standard error; x: Float[h, w, c], the network's input."""
+    found = geometry.frobenius_norm(lambda z: f(z)[y], x, key=key, samples=s.probes, chunk=AT_ONCE)
+    return {"frobenius_norm": found.value, "frobenius_error": found.standard_error}
+
+
+def spectral(f, x, y, key, s: Settings) -> dict:
+    """||grad g||, ||H||_2 and their ratio, the normalised curvature of Srinivas et al. 2022, g being the logit y."""
     g = lambda z: f(z)[y]
-    frobenius = geometry.frobenius_norm(g, x, key=key, samples=s.probes)
-    spectral = geometry.spectral_norm(g, x, steps=s.steps)
-    relative = geometry.normalised_curvature(g, x, steps=s.steps)
-    level = geometry.principal_curvatures(g, x, 1, steps=s.steps)
-    found = {"gradient_norm": relative.gradient_norm, "frobenius_norm": frobenius.value,
-             "frobenius_error": frobenius.standard_error, "spectral_norm": spectral.value,
-             "spectral_converged": spectral.converged, "normalised_curvature": relative.value,
-             "level_set_curvature": jnp.abs(level.values[0]), "level_set_converged": level.converged[0]}
-    return found | {"hessian_bound": certify.hessian_bound(f, x, y)} if s.weights else found
+    slope, norm = jnp.linalg.norm(jax.grad(g)(x).ravel()), geometry.spectral_norm(g, x, steps=s.steps)
+    return {"gradient_norm": slope, "spectral_norm": norm.value, "spectral_converged": norm.converged,
+            "normalised_curvature": norm.value / (slope + 1e-6)}
 
 
-class Climb(NamedTuple):
-    """An attack on its way: where it is, the most that it or one before it found, and where."""
+def level_set(f, x, y, key, s: Settings) -> dict:
+    """The principal curvature of the logit's level set that is largest in magnitude."""
+    level = geometry.principal_curvatures(lambda z: f(z)[y], x, 1, steps=s.steps)
+    return {"level_set_curvature": jnp.abs(level.values[0]), "level_set_converged": level.converged[0]}
 
-    pixels: Array
+
+def weights(f, x, y, key, s: Settings) -> dict:
+    """What ||H||_F of the logit, and of the cross entropy, do not exceed at any input."""
+    return {"hessian_bound": certify.hessian_bound(f, x, y),
+            "cross_entropy_bound": certify.cross_entropy_hessian_bound(f, x)}
+
+
+def distances(k: int) -> dict[str, Callable]:
+    """What an attack raises: the change of the heat map, ||h' - h||_1, and the mass that its top k pixels lose."""
+
+    def lost(now, clean):
+        top = jax.lax.top_k(clean.ravel(), k)[1]
+        return jnp.maximum((clean.ravel()[top] - now.ravel()[top]).sum(), 0)
+
+    return {"change": lambda now, clean: jnp.abs(now - clean).sum(), "top": lost}
+
+
+class Found(NamedTuple):
+    """The most that attacks within a ball, or within a smaller one, do to images; every value is the network's own.
+
+    change: Float[n], of the heat maps;  top: Float[n], how many of their top pixels stay, the fewest;
+    pixels: Float[n, h, w, c], where the change is.
+    """
+
     change: Array
     top: Array
-    best: Array
+    pixels: Array
 
 
-def random_point(box, key):
-    """A point of the box, uniformly."""
-    return box.lower + jax.random.uniform(key, box.lower.shape, box.lower.dtype) * (box.upper - box.lower)
+def attacked(searches: Sequence[Callable], model, pixels, labels, key, epsilons: Sequence[float],
+             k: int) -> Iterator[tuple[float, Found]]:
+    """For each epsilon, ascending, what the searches find within it; what a smaller ball holds, a larger one holds.
 
-
-def nothing(pixels, s: Settings) -> Climb:
-    """Before any attack: the image itself."""
-    return Climb(pixels, jnp.zeros((), pixels.dtype), jnp.full((), s.k, pixels.dtype), pixels)
-
-
-def start(pixels, eps, key, found: Climb) -> Climb:
-    """A random point within eps of the pixels; what was found in a ball that is no larger stays found."""
-    return found._replace(pixels=random_point(certify.ball(pixels, eps, 0, 1), key))
-
-
-def climb(f, surrogate, preprocess, pixels, y, eps, now: Climb, s: Settings, *, objective: str) -> Climb:
-    """A step of projected gradient ascent within eps of the pixels, by the sign, judged where f keeps predicting y.
-
-    objective: "change" of the heat map, ||h' - h||_1, or the mass that its "top" k pixels lose, on the surrogate. Where
-    f has lost y, the step climbs back: the logit of y above the others.
+    searches: of `attack.largest_change`.
     """
-    heat = lambda f, p: explain.heatmap(GRADIENT(f, preprocess(p), y))
-    here = heat(f, pixels)
-    top = jax.lax.top_k(here.ravel(), s.k)[1]
-    base = heat(surrogate, pixels)
-    aims = {"change": lambda p: jnp.abs(heat(surrogate, p) - base).sum(),
-            "top": lambda p: -heat(surrogate, p).ravel()[top].sum()}
-    keeps = lambda p: f(preprocess(p)).argmax() == y
-    astray = ~keeps(now.pixels)
-    aim = lambda p: jnp.where(astray, margin(surrogate(preprocess(p)), y), aims[objective](p))
-    p = train.sign_step(aim, now.pixels, certify.ball(pixels, eps, 0, 1), 2.5 * eps / s.attack)
-    heat_now, kept = heat(f, p), keeps(p)
-    change = jnp.where(kept, jnp.abs(heat_now - here).sum(), 0)
-    stays = jnp.where(kept, metrics.top_k_intersection(heat_now, here, s.k) * s.k, s.k)
-    return Climb(p, jnp.maximum(change, now.change), jnp.minimum(stays, now.top),
-                 jnp.where(change > now.change, p, now.best))
+    change, kept = (jax.jit(jax.vmap(of)) for of in (
+        distances(k)["change"], lambda now, clean: k * metrics.top_k_intersection(now, clean, k)))
+    best = Found(jnp.zeros(len(pixels), pixels.dtype), jnp.full(len(pixels), k, pixels.dtype), pixels)
+    for eps in sorted(epsilons):
+        for purpose, search in enumerate(searches):
+            now = search(model, pixels, labels=labels, key=jax.random.fold_in(key, purpose), epsilon=eps)
+            moved = jnp.nan_to_num(change(now.heatmap, now.clean.heatmap))  # 0 where a map vanishes
+            further = (moved > best.change).reshape(-1, *[1] * (pixels.ndim - 1))
+            best = Found(jnp.maximum(best.change, moved), jnp.minimum(best.top, kept(now.heatmap, now.clean.heatmap)),
+                         jnp.where(further, now.pixels, best.pixels))
+        yield eps, best
 
 
 def certified(f, preprocess, pixels, y, eps, s: Settings, *, linear: bool) -> dict:
@@ -103,16 +110,20 @@ def certified(f, preprocess, pixels, y, eps, s: Settings, *, linear: bool) -> di
 
 
 def along(f, preprocess, pixels, moved, y, s: Settings) -> dict:
-    """From one image to another, for a smooth f: the change of gradient and normal, their bounds and estimates."""
+    """From one image to another, for a smooth f: the change of gradient and normal, and an estimate of the first."""
     x, z = preprocess(pixels), preprocess(moved)
     g = lambda v: f(v)[y]
-    line = x + jnp.linspace(0, 1, 5).reshape(-1, 1, 1, 1) * (z - x)
+    line = x + jnp.linspace(0, 1, 5).reshape(-1, *[1] * x.ndim) * (z - x)
     found = geometry.gradient_change_estimate(g, line, steps=s.steps)
     unit = lambda v: v / jnp.linalg.norm(v.ravel())
     turn = jnp.linalg.norm((unit(jax.grad(g)(x)) - unit(jax.grad(g)(z))).ravel())
-    estimates = {"gradient_change": found.change, "gradient_change_estimate": found.estimate, "normal_change": turn}
-    return estimates | {"gradient_change_bound": certify.gradient_change_bound(f, x, z, y),
-                        "normal_change_bound": certify.normal_change_bound(f, x, z, y)} if s.weights else estimates
+    return {"gradient_change": found.change, "gradient_change_estimate": found.estimate, "normal_change": turn}
+
+
+def bounds_along(f, preprocess, pixels, moved, y) -> dict:
+    """What the change of gradient and normal from one image to another does not exceed, for a smooth f."""
+    found = changes(f, preprocess(pixels), preprocess(moved), y, False)
+    return {"gradient_change_bound": found.gradient, "normal_change_bound": found.normal}
 
 
 def bounded(network, pixels, betas, s: Settings, kinds) -> tuple[Settings, dict, dict]:
@@ -129,14 +140,14 @@ def bounded(network, pixels, betas, s: Settings, kinds) -> tuple[Settings, dict,
             reasons[name] = str(error).splitlines()[0]
         return name not in reasons
 
-    def weights(model, p):
-        return certify.hessian_bound(model_of(model, betas), pre(p), 0)
+    def from_weights(model, p):
+        return weights(model_of(model, betas), pre(p), 0, None, s)
 
     def box(model, p, *, linear):
         kinds = (None,) if betas is None else (None, betas)
         return [certified(model_of(model, b), pre, p, 0, 0.1, s, linear=linear) for b in kinds]
 
-    s = s._replace(weights=exists("bound from the weights", weights, network.model, pixels))
+    s = s._replace(weights=exists("bound from the weights", from_weights, network.model, pixels))
     with jax.enable_x64(True):
         arguments = double((network.model, pixels))
         kinds = {kind: linear for kind, linear in kinds.items()
@@ -156,32 +167,31 @@ def model_of(model, betas):
 
 
 class Measures(NamedTuple):
-    """What is compiled for a network, once: functions of (model, betas, betas of the surrogate, ...).
+    """What is compiled for a network, once; each of `curvature`, `way` and `bound` is a program of its own.
 
-    predict, curvature, nothing, begin, step {objective: ...} and way of many images, bound {kind: ...} of one.
+    predict(model, betas, pixels), and with labels and keys each of curvature, and with labels and the pixels of an
+    attack each of way: of many images;  bound {kind: ...}: of one;  searches {whether the network is smooth: those of
+    `attacked`}.
     """
 
     predict: Callable
-    curvature: Callable
-    nothing: Callable
-    begin: Callable
-    step: dict[str, Callable]
-    way: Callable
+    curvature: list[Callable]
+    searches: dict[bool, list[Callable]]
+    way: list[Callable]
     bound: dict[str, Callable]
 
 
-def measures(pre, s, kinds) -> Measures:
+def measures(pre, s: Settings, kinds) -> Measures:
     """pre: from pixels to the input;  kinds: of bounds, {name: whether inputs are followed linearly}."""
-
-    def over(measure, *arrays):
-        return jax.jit(jax.vmap(measure, in_axes=(None, None, None, *arrays)))
-
+    over = lambda measure, count: jax.jit(jax.vmap(measure, in_axes=(None, None, *[0] * count)))
+    at = lambda measure: over(lambda m, b, p, y, key: measure(model_of(m, b), pre(p), y, key, s), 3)
+    bent = [frobenius, spectral, level_set, *[weights] * s.weights]
+    ways = [partial(along, s=s), *[bounds_along] * s.weights]
+    search = partial(attack.largest_change, GRADIENT, epsilon=1.0, steps=s.attack, restarts=s.restarts, preprocess=pre)
     return Measures(
-        over(lambda m, b, c, p: model_of(m, b)(pre(p)).argmax(), 0),
-        over(lambda m, b, c, p, y, key: curvature(model_of(m, b), pre(p), y, key, s), 0, 0, 0),
-        jax.vmap(lambda p: nothing(p, s)), jax.jit(jax.vmap(start, in_axes=(0, None, 0, 0))),
-        {o: over(lambda m, b, c, p, y, eps, now, o=o: climb(
-            model_of(m, b), model_of(m, c), pre, p, y, eps, now, s, objective=o), 0, 0, None, 0) for o in OBJECTIVES},
-        over(lambda m, b, c, p, z, y: along(model_of(m, b), pre, p, z, y, s), 0, 0, 0),
+        over(lambda m, b, p: model_of(m, b)(pre(p)).argmax(), 1), [at(measure) for measure in bent],
+        {smoothly: [search(distance=d, surrogate=smooth.none() if smoothly else None)
+                    for d in distances(s.k).values()] for smoothly in (False, True)},
+        [over(lambda m, b, p, z, y, way=way: way(model_of(m, b), pre, p, z, y), 3) for way in ways],
         {kind: jax.jit(lambda m, b, p, y, eps, linear=linear: certified(
             model_of(m, b), pre, p, y, eps, s, linear=linear)) for kind, linear in kinds.items()})

@@ -7,7 +7,8 @@ from xmanip_jax import plot
 
 CURVATURES = {"gradient_norm": "gradient norm", "frobenius_norm": "Hessian, Frobenius",
               "spectral_norm": "Hessian, spectral", "normalised_curvature": "normalised curvature",
-              "level_set_curvature": "level-set curvature", "hessian_bound": "bound of the Hessian"}
+              "level_set_curvature": "level-set curvature", "hessian_bound": "bound of the Hessian",
+              "cross_entropy_bound": "its cross-entropy form"}
 _BENT = ("gradient_norm", "spectral_norm", "level_set_curvature")
 _CURVES = {"attacked_change": "attack", "change_linear": "no attack can (linear)",
            "change_intervals": "no attack can (intervals)"}

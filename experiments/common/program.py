@@ -69,5 +69,6 @@ def _leave_when_asked(read):
 
 
 _main = getattr(sys.modules["__main__"], "__file__", None)
-if _main and Path(_main).resolve().parent == Path(__file__).resolve().parent.parent:  # a front door is the program
+FRONT_DOOR = bool(_main) and Path(_main).resolve().parent == Path(__file__).resolve().parent.parent  # is the program
+if FRONT_DOOR:
     watch()

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import tyro
 
-from common import machines, program
+from common import compiled_programs, machines, program
 from common.files import RunError, keep_arrays, read_arrays, read_json, write_json
 from xmanip_jax import data
 
@@ -82,6 +82,8 @@ def command(name: str, config: type, main: Callable[[Any], None], about: str, ar
         machines.begin(getattr(asked, "devices", None), getattr(asked, "process", None))
         if debug:
             jax.config.update("jax_traceback_filtering", "off")
+        if program.FRONT_DOOR:
+            compiled_programs.keep()
         main(asked)
     except KeyboardInterrupt:
         print(program.interrupted(), file=sys.stderr)

@@ -1,5 +1,6 @@
 """The largest change of an explanation by gradient ascent without a step size to choose (Croce and Hein 2020)."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain, smooth
+from ..arguments import check_positive
 from ..devices import placed, spread
 from ..objectives import View, same_prediction, viewing
 from ..types import (
@@ -28,6 +30,7 @@ from ..types import (
 from .best import Best, better
 from .change import Changed, Distance, Search, asked, correlation_lost, draw, margin, score, searching
 from .checks import Lifted
+from .constraint import linf
 
 __all__ = ["checkpoints", "largest_change"]
 
@@ -150,7 +153,8 @@ def largest_change(
       channels, heat, devices: as in `manipulation`.
 
     The returned function takes model, pixels, labels and key as `manipulation` does, inputs of any number of axes
-    included. About 6 forward passes a step for a gradient.
+    included, and `epsilon=`, another radius than that of the search, for which nothing is compiled anew. About 6
+    forward passes a step for a gradient.
 
     Raises ValueError for bad input before any computation, and NonFiniteError where the clean logits or map are not
     finite. A gradient that vanishes is no error here, and where an entry of it is not finite the search goes on without
@@ -169,17 +173,20 @@ def largest_change(
     search = asked(judge, distance, preprocess, epsilon, constraint, restarts, steps)
     surrogate = surrogate or smooth.relative(30.0, 100.0)
 
+    def within(radius):
+        return dataclasses.replace(search, epsilon=radius, constraint=constraint or linf(radius))
+
     def seen(network, pixels, case, key, t):
         f = surrogate.rewrite(network.model, case.settings, t)
         return look(f, network.preprocess, pixels, case.label, key)
 
     over = lambda f, *axes, **options: jax.jit(jax.vmap(f, in_axes=axes), **options)
-    first = over(partial(begin, search, surrogate), None, 0, 0, None)
+    first = over(lambda radius, *of: begin(within(radius), surrogate, *of), None, None, 0, 0, None)
     anchored = over(lambda network, case, t: seen(network, case.clean.pixels, case, case.key, t), None, 0, None)
-    stepped = over(partial(step, search, seen), None, 0, 0, None, donate_argnums=1)
+    stepped = over(lambda radius, *of: step(within(radius), seen, *of), None, None, 0, 0, None, donate_argnums=2)
 
-    def restart(network, clean, labels, keys, r):
-        settings, now = spread(first(network, clean, keys, r), placed(clean.pixels, None))
+    def restart(radius, network, clean, labels, keys, r):
+        settings, now = spread(first(radius, network, clean, keys, r), placed(clean.pixels, None))
         now = jax.tree.map(jnp.copy, now)  # the steps are given their state, and the clean image must outlive it
         case, marks = Case(clean, clean, settings, labels, keys), checkpoints(steps)
         for j, (mark, last) in enumerate(zip(marks, [*marks[1:], steps], strict=True)):
@@ -187,14 +194,16 @@ def largest_change(
             case = case._replace(anchor=anchored(network, case, t))
             for i in range(mark, last):
                 since = i - marks[j - 1] if i == mark and j else 0
-                now = stepped(network, now, case, Clock(t, r * steps + i, i, since))
+                now = stepped(radius, network, now, case, Clock(t, r * steps + i, i, since))
         return now.best, now.under_surrogate, now.zero_gradient / steps
 
     run = searching(search, devices)
 
     def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
-        return run(restart, model, pixels, labels, key, epsilon)
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
+              epsilon: float = epsilon) -> Changed:
+        check_positive(epsilon=epsilon)
+        return run(partial(restart, epsilon), model, pixels, labels, key, epsilon)
 
     return found
 

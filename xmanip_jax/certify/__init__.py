@@ -12,14 +12,19 @@ from .certificates import (
     map_change_bound,
     saliency_bounds,
 )
-from .hessian_bound import gradient_change_bound, hessian_bound, normal_change_bound
+from .hessian_bound import (
+    cross_entropy_hessian_bound,
+    gradient_change_bound,
+    hessian_bound,
+    normal_change_bound,
+)
 from .intervals import Box, ball, gradient_bounds, output_bounds
 from .operator_norms import convolution_norm, matrix_norm
 
 __all__ = [
-    "Box", "ball", "certified_signs", "certified_top_k", "convolution_norm", "gradient_bounds",
-    "gradient_change_bound", "heatmap_bounds", "heatmap_change_bound", "hessian_bound", "map_change_bound",
-    "matrix_norm", "normal_change_bound", "output_bounds", "saliency_bounds",
+    "Box", "ball", "certified_signs", "certified_top_k", "convolution_norm", "cross_entropy_hessian_bound",
+    "gradient_bounds", "gradient_change_bound", "heatmap_bounds", "heatmap_change_bound", "hessian_bound",
+    "map_change_bound", "matrix_norm", "normal_change_bound", "output_bounds", "saliency_bounds",
 ]
 
 

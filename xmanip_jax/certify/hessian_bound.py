@@ -16,7 +16,7 @@ from .intervals import Box, Trace, backward, direction, forward, gradient_bounds
 from .network import Layers, Product, read
 from .windows import Windows
 
-__all__ = ["gradient_change_bound", "hessian_bound", "normal_change_bound"]
+__all__ = ["cross_entropy_hessian_bound", "gradient_change_bound", "hessian_bound", "normal_change_bound"]
 
 
 def hessian_bound(f: Model, x: Float[ArrayLike, "*shape"], target: Target, *, box: Box | None = None,
@@ -57,6 +57,30 @@ def hessian_bound(f: Model, x: Float[ArrayLike, "*shape"], target: Target, *, bo
     norms = _norms(network)
     reach = _jacobian_norms(network, norms, None)
     return _summed(network, [c * reach[n] ** 2 for n, c in _derivative_norms(network, norms, start).items()])
+
+
+def cross_entropy_hessian_bound(f: Model, x: Float[ArrayLike, "*shape"]) -> Float[Array, ""]:
+    """A number that ||H||_F of the cross entropy's input Hessian does not exceed, at any input and for any label.
+
+    Its Hessian is J^T (diag p - p p^T) J + sum_k (p - e_y)_k H_k, J being the Jacobian of the logits and H_k the
+    Hessian of a logit. Since ||diag p - p p^T||_F <= 1/2 and ||p - e_y||_2 <= sqrt 2, it is at most ||J||_2^2 / 2 plus
+    the bound of `hessian_bound` for a direction over the logits of length sqrt 2.
+
+    Args:
+      f: a model as in `hessian_bound` without a box;  x: Float[h, w, c], for its shape and type.
+
+    Cost and errors as in `hessian_bound`.
+
+    >>> f = lambda x: jnp.array([[1.0], [-1.0]]) @ x  # linear: the first term alone, attained at 0
+    >>> round(float(cross_entropy_hessian_bound(f, jnp.zeros(1))), 3)
+    1.0
+    """
+    network = read(f, jnp.asarray(x))
+    check_smooth(network, anywhere=True)
+    norms = _norms(network)
+    reach = _jacobian_norms(network, norms, None)
+    bent = _derivative_norms(network, norms, jnp.sqrt(2.0))
+    return _summed(network, [reach[network.result] ** 2 / 2, *(c * reach[n] ** 2 for n, c in bent.items())])
 
 
 def gradient_change_bound(f: Model, x: Float[ArrayLike, "*shape"], y: Float[ArrayLike, "*shape"], target: Target, *,
@@ -195,10 +219,11 @@ def _jacobian_norms(network: Layers, norms: dict, trace: Trace | None) -> dict[i
 def _derivative_norms(network: Layers, norms: dict, start: Array) -> dict[int, Array]:
     """By the number of its input, for every activation a bound of the norm of d s''(z), at any input.
 
-    As long as only linear layers follow, the derivative d is a constant, and its norm is exact; else it is a bound.
+    start: a direction over the logits, or a number that the length of any does not exceed. As long as only linear
+    layers follow a direction, the derivative d is a constant, and its norm is exact; else it is a bound.
     """
-    constants = {network.result: start}
-    bounds: dict[int, Array] = {}
+    constants: dict[int, Array] = {network.result: start} if start.ndim else {}
+    bounds: dict[int, Array] = {} if start.ndim else {network.result: start}
     found: dict[int, Array] = {}
     for i, step in reversed(list(enumerate(network.steps))):
         exact = {n: constants[n] for n in step.results if n in constants}

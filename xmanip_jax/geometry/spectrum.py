@@ -1,8 +1,8 @@
 """Eigenvalues of the Hessian of a scalar function of the input, by Lanczos iteration.
 
 Not matfree's: at the end of a Krylov space it divides rounding by rounding (or zero by zero), which on a multiple of
-the identity, such as the curvature of a sphere, returned 5.4 for 1; and its loop primitive makes 20 products with
-ResNet-20's Hessian 4.5 times slower on CPU than the same products unrolled. The tests compare with it.
+the identity, such as the curvature of a sphere, returned 5.4 for 1; and the convolutions in its loop are several times
+slower on CPU than those of `numerics.repeat`. The tests compare with it.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from jax.extend.core import primitives as prims
 
 from ..arguments import traced
 
-__all__ = ["Literal", "bind", "bodies", "body", "convolves", "eqn_name", "is_custom_rule", "prims", "scan_split",
+__all__ = ["Literal", "bind", "bodies", "body", "eqn_name", "is_custom_rule", "prims", "scan_split",
            "subjaxprs", "trace"]
 
 
@@ -35,17 +35,6 @@ def bodies(eqn: Any) -> list[tuple[Any, Any]]:
 def subjaxprs(eqn: Any) -> list:
     """Every open jaxpr among the parameters of an equation."""
     return [jaxpr for jaxpr, _ in bodies(eqn)]
-
-
-def convolves(f: Callable[..., Any], *args: Any) -> bool:
-    """Whether `f` contains a convolution, which XLA on CPU runs several times slower inside a loop primitive."""
-    open_jaxprs = [trace(f, *args)[0]]
-    while open_jaxprs:
-        for eqn in open_jaxprs.pop().eqns:
-            if eqn.primitive is prims.conv_general_dilated_p:
-                return True
-            open_jaxprs += subjaxprs(eqn)
-    return False
 
 
 def bind(eqn: Any, values: Sequence[Any]) -> list:

@@ -52,8 +52,7 @@ def ascend(objective: Callable[[Array], Array], x: Float[AnyArray, "*shape"], a:
            key: RandomKey | None = None) -> Float[Array, "*shape"]:
     """The neighbour of `x` where the ascent of `objective` by `sign_step` ends; no derivative flows through it.
 
-    2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive, unrolled
-    where that is slow (a convolution on CPU).
+    2 forward passes a step for an objective of the outputs, 4 for one of explanations. A loop primitive.
 
     Raises ValueError for negative steps and radii, without a key where the start is random, and for a preprocess that
     is not affine in each number: the ball of pixels would be no box of x.
