@@ -37,11 +37,12 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, curvature_measures, curvature_report, files, html_report, inputs, machines, runs, user_model
+from common.machine import Computing
 from xmanip_jax import smooth
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.SeededRun):
+class Config(runs.Computed):
     """Curvature, attacks and certificates of networks."""
 
     networks: tuple[str, ...] = ("mnist_smallgap_normal", "mnist_smallgap_adv", "mnist_smallgap_int")
@@ -107,11 +108,11 @@ def certified(config, network, pixels, y, betas, run, keep):
         model, betas = double(network.model), double(betas)
 
         def compute(part, index):
-            p, label, found = double(pixels[part][0]), y[part][0], {}
+            p, label, found = double(pixels[part]), y[part], {}
             for eps in config.epsilons:
                 for kind, bound in run.bound.items():
-                    values = bound(model, betas, p, label, float(eps))
-                    found |= {f"{name}_{kind}@{eps:g}": np.asarray(v)[None] for name, v in values.items()}
+                    values = bound(model, betas, p, label, np.full(1, eps))
+                    found |= {f"{name}_{kind}@{eps:g}": np.asarray(v) for name, v in values.items()}
             return found
 
         return batches.in_batches(compute, len(pixels), 1, keep)
@@ -135,7 +136,7 @@ def subject(config, name):
     return (network.name, (user_model.of_pixels(network), *pictures)) if own else (name, (network, *pictures))
 
 
-def study(config, name, network, names, pixels, out, bar):
+def study(config, name, network, names, pixels, out, bar, computing):
     """{activation: arrays} of one network."""
     inputs.note(out, name, network, names, pixels)
     betas = softened(config, network, pixels)
@@ -145,7 +146,7 @@ def study(config, name, network, names, pixels, out, bar):
     s, kinds, reasons = curvature_measures.bounded(network, pixels[0], next(iter(betas.values()), None), s, kinds)
     for bound, reason in reasons.items():
         bar.console.print(f"{name} has no {bound}: {reason}")
-    run, found = curvature_measures.measures(network.preprocess, s, kinds), {}
+    run, found = curvature_measures.measures(network.preprocess, s, kinds, **computing.options), {}
     for activation, b in {"relu" if betas else "smooth": None, **betas}.items():
         task = bar.add_task(f"{name} {activation}", total=len(pixels) + config.certified, status="")
 
@@ -183,15 +184,17 @@ def checked(config):
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
+    computing = Computing(config, console)
     subjects = dict(subject(config, name) for name in config.networks)
     out, settings = runs.begin("curvature", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     with batches.progress(console) as bar:
-        found = {name: study(config, name, *of, out, bar) for name, of in subjects.items()}
+        found = {name: study(config, name, *of, out, bar, computing) for name, of in subjects.items()}
     rows = curvature_report.summaries(found, config.seed, config.k)
     files.write_arrays(out / "arrays.npz", {f"{n}/{a}/{k}": v for n, by in found.items() for a, arrays in by.items()
                                            for k, v in arrays.items()})
-    files.write_json(out / "results.json", {"config": settings, **runs.environment(), "results": rows})
+    files.write_json(out / "results.json", {"config": settings, **runs.environment(), **computing.noted(),
+                                            "results": rows})
     tables = curvature_report.tables(rows, config.epsilons, config.k)
     console.print(*tables)
     for title, figure in curvature_report.figures(found, rows, config.epsilons).items():

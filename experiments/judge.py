@@ -33,11 +33,12 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, files, html_report, inputs, machines, named_explanations, report, robustness, runs
+from common.machine import Computing
 from xmanip_jax import plot
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.SeededRun):
+class Config(runs.Computed):
     """Judge an explanation of a network by attacks on it."""
 
     network: str = "efficientnet_lite0"
@@ -99,15 +100,16 @@ def subjects(config):
     return network, other, *inputs.pictures(config, network, own=bool(config.model))
 
 
-def searched(config, network, other, images, out, bar):
+def searched(config, network, other, images, out, bar, computing):
     """{epsilon: the arrays of robustness.searches}; finished batches are read back."""
     patterns = named_explanations.patterns_of(config.explanation, network, images, config.patterns)
     pair = named_explanations.method(config.explanation, network, integration_steps=config.integration_steps,
-                                     layer=config.layer, patterns=patterns)
+                                     layer=config.layer, patterns=patterns,
+                                     chunk=None if config.memory else 5)
     found = {}
     for epsilon in sorted(config.epsilons):
         run = robustness.searches(pair, network, epsilon=epsilon, steps=config.steps, restarts=config.restarts,
-                                  other=other)
+                                  other=other, **computing.options)
         task = bar.add_task(f"epsilon {epsilon:g}", total=len(images), status="")
 
         def compute(part, index, run=run):
@@ -212,6 +214,7 @@ def curves(rows):
 
 def main(config: Config) -> None:
     console, config = Console(), checked(config)
+    computing = Computing(config, console)
     network, other, names, images = subjects(config)
     out, settings = runs.begin(f"judge-{network.name}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
@@ -220,7 +223,7 @@ def main(config: Config) -> None:
         runs.same_inputs(out, {f"the weights of {other.name}": (other.params, other.state)}, "inputs-transfer")
     start = time.perf_counter()
     with batches.progress(console) as bar:
-        found = searched(config, network, other, images, out, bar)
+        found = searched(config, network, other, images, out, bar, computing)
     rows, flags = summarised(config, images, found)
     clean = found[max(found)]["logits_original"]
     said = {f"{e:g}": verdict(network.name, config.explanation, e, rows[e]["change"], flags[e], len(images))
@@ -228,7 +231,8 @@ def main(config: Config) -> None:
     files.write_arrays(out / "arrays.npz", {"x": images} | {
         f"{name}@{e:g}": v for e, arrays in found.items() for name, v in arrays.items()})
     files.write_json(out / "results.json", {
-        "config": settings, **runs.environment(), "seconds": round(time.perf_counter() - start, 1), "images": names,
+        "config": settings, **runs.environment(), **computing.noted(),
+        "seconds": round(time.perf_counter() - start, 1), "images": names,
         "predictions": [report.class_name(network.classes, y) for y in clean.argmax(1)],
         "verdicts": said, "metrics": {f"{e:g}": row for e, row in rows.items()},
         "flags": {f"{e:g}": {name: flag._asdict() for name, flag in of.items()} for e, of in flags.items()},

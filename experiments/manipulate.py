@@ -25,6 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from common import batches, files, html_report, inputs, named_explanations, report, runs
+from common.machine import Computing
 from xmanip_jax import attack, objectives, plot, smooth
 
 CONSTRAINTS = {"box": lambda epsilon: attack.box(), "linf": attack.linf, "l2": attack.l2, "l0": attack.l0}
@@ -33,7 +34,7 @@ SURROGATES = {"relative": smooth.relative, "absolute": smooth.absolute, "none": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(runs.SeededRun):
+class Config(runs.Computed):
     """Manipulate the explanation of an image, or of many."""
 
     network: str = "efficientnet_lite0"
@@ -94,17 +95,19 @@ def checked(config):
     return config
 
 
-def attacked(config, network, images, targets, out, bar):
+def attacked(config, network, images, targets, out, bar, computing):
     """The arrays of batches.attack_batches; finished batches are read back."""
     patterns = named_explanations.patterns_of(config.explanation, network, images, config.patterns)
     pair = named_explanations.method(config.explanation, network, integration_steps=config.integration_steps,
-                                     layer=config.layer, patterns=patterns)
+                                     layer=config.layer, patterns=patterns,
+                                     chunk=None if config.memory else 5)
     return batches.attack_batches(
         pair, network, images, targets, batch=config.batch, seed=config.seed, keep=partial(runs.finished, out),
         watch=batches.watching(bar, "batch", config.steps), steps=config.steps,
         constraint=CONSTRAINTS[config.constraint](config.epsilon), surrogate=SURROGATES[config.surrogate](),
         optimizer=attack.default_optimizer(config.steps, config.learning_rate),
-        objective=objectives.weighted((1.0, objectives.match_map()), (config.output_weight, objectives.keep_output())))
+        objective=objectives.weighted((1.0, objectives.match_map()), (config.output_weight, objectives.keep_output())),
+        **computing.options)
 
 
 def verdict(name, explanation, numbers):
@@ -149,20 +152,20 @@ def by_image(names, numbers, predicted):
 def main(config: Config) -> None:
     console = Console()
     config = checked(config)
-    network = inputs.chosen(config)
+    computing, network = Computing(config, console), inputs.chosen(config)
     names, images, targets = inputs.pairs(config, network)
     out, settings = runs.begin(f"{network.name}-{config.explanation}", config)
     console.print(f"run folder: [bold]{out}[/bold]")
     inputs.note(out, network.name, network, names, images, targets)
     start = time.perf_counter()
     with batches.progress(console) as bar:
-        arrays = attacked(config, network, images, targets, out, bar)
+        arrays = attacked(config, network, images, targets, out, bar, computing)
     numbers = report.measure(arrays)
     rows, predicted = report.summary(numbers, config.seed), report.predictions(arrays, network.classes)
     seconds = round(time.perf_counter() - start, 1)
     files.write_arrays(out / "arrays.npz", arrays)
     files.write_json(out / "results.json", {
-        "config": settings, **runs.environment(), "seconds": seconds,
+        "config": settings, **runs.environment(), **computing.noted(), "seconds": seconds,
         "images": names, "metrics": rows, "per_image": {k: v.tolist() for k, v in numbers.items()},
         "predictions": predicted})
     if single := len(images) == 1:

@@ -27,9 +27,10 @@ def test_the_core_needs_jax_optax_and_numpy_only():
 
 
 def test_imports_point_downwards():
-    floors = [["types", "extras"], ["arguments", "devices"], ["metrics"], ["nonlinearities", "pooling"], ["rewrite"],
-              ["numerics"], ["smooth"], ["explain"], ["certify"], ["geometry"], ["train"], ["objectives"],
-              ["attack", "fool", "defend"], ["data", "checkpoint", "plot"], ["models"]]
+    floors = [["types", "extras"], ["arguments", "devices", "memory", "precision"], ["metrics"],
+              ["nonlinearities", "pooling"], ["rewrite"], ["programs"], ["numerics"], ["smooth"], ["explain"],
+              ["certify"], ["geometry"], ["train"], ["objectives"], ["attack", "fool", "defend"],
+              ["data", "checkpoint", "plot"], ["models"]]
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
     for path in SOURCES:
         room, *inside = path.relative_to(ROOT / "xmanip_jax").with_suffix("").parts

@@ -34,7 +34,8 @@ def test_every_chunk_gives_the_same_numbers_within_the_budget():
 
 def test_what_is_refused():
     double = lambda x: 2 * x
-    for match, call in (("takes 128 bytes, the budget is 100", lambda: geometry.sweep(double, POINTS, memory=100)),
+    for match, call in (("memory of 100 B is too small: one example needs 342 B",
+                         lambda: geometry.sweep(double, POINTS, memory=100)),
                         ("same length", lambda: geometry.sweep(double, {"a": POINTS, "b": POINTS[:2]})),
                         ("same length", lambda: geometry.sweep(double, POINTS[:0])),
                         ("chunk is a positive integer, got 0", lambda: geometry.sweep(double, POINTS, chunk=0))):

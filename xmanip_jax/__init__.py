@@ -8,8 +8,8 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("attack", "certify", "checkpoint", "data", "defend", "explain", "fool", "geometry", "metrics", "models",
-            "objectives", "plot", "rewrite", "smooth", "train")
+_MODULES = ("attack", "certify", "checkpoint", "data", "defend", "explain", "fool", "geometry", "memory", "metrics",
+            "models", "objectives", "plot", "precision", "rewrite", "smooth", "train")
 _EXTRAS = ("checkpoint", "data", "models", "plot")
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from common import machines, report
 from xmanip_jax import attack, explain
+from xmanip_jax.programs import Machine, Program, in_parts
 
 Keep = Callable[[int, Callable[[], Mapping]], dict[str, np.ndarray]]
 
@@ -75,9 +76,9 @@ def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, w
     """
     attacked, judge = pair
     manipulate = attack.manipulation(attacked, judged_by=judge, preprocess=network.preprocess, **options)
+    machine = Machine(None, options.get("memory"), options.get("precision"))
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0))
+    @partial(Program, axes=(None, 0, 0))
     def target_map(model, pixels, key):
         x = network.preprocess(pixels)
         return explain.heatmap(judge(model, x, model(x).argmax(), key=key))
@@ -85,10 +86,11 @@ def attack_batches(pair, network, images, targets, *, batch, seed, keep: Keep, w
     def compute(part, index):
         x, x_target = machines.spread((images[part], targets[part]))
         key = jax.random.fold_in(jax.random.key(seed), index)
-        goal = target_map(network.model, x_target, jax.random.split(key, len(x)))
+        goal = in_parts(lambda part, _: target_map(network.model, *part), (x_target, jax.random.split(key, len(x))),
+                        machine)
         show = watch(index, -(-len(images) // batch))
         y = predict(network, x)
-        result = manipulate(network.model, x, goal, labels=y, key=key, callback=lambda p: show(p, goal))
+        result = manipulate(network.model, x, goal, labels=y, key=key, callback=lambda p: show(p, goal[p.images]))
         return {"x": x, "x_target": x_target, "x_adv": result.pixels, "y": y, "step": result.step,
                 "map_original": result.clean.heatmap, "map_target": goal, "map_adv": result.heatmap,
                 "logits_original": result.clean.logits, "logits_adv": result.logits}
@@ -112,7 +114,7 @@ def watching(bar: Progress, title: str, steps: int):
 
         def show(p, goal):
             correlation = float(np.median(report.pearson(p.heatmap, goal)))
-            bar.update(task, completed=p.step, description=label,
+            bar.update(task, completed=p.step, total=p.steps, description=label,
                        status=f"loss {np.median(p.loss):.3f}  best {np.median(p.best):.3f}  r {correlation:.3f}")
 
         return show

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from xmanip_jax import attack, certify, explain, geometry, metrics, smooth
 from xmanip_jax.certify.hessian_bound import changes
+from xmanip_jax.programs import Machine, Program, in_parts
 from xmanip_jax.types import Array
 
 GRADIENT = explain.gradient()
@@ -170,7 +171,7 @@ class Measures(NamedTuple):
     """What is compiled for a network, once; each of `curvature`, `way` and `bound` is a program of its own.
 
     predict(model, betas, pixels), and with labels and keys each of curvature, and with labels and the pixels of an
-    attack each of way: of many images;  bound {kind: ...}: of one;  searches {whether the network is smooth: those of
+    attack each of way, bound {kind: ...}: of many images;  searches {whether the network is smooth: those of
     `attacked`}.
     """
 
@@ -181,17 +182,26 @@ class Measures(NamedTuple):
     bound: dict[str, Callable]
 
 
-def measures(pre, s: Settings, kinds) -> Measures:
-    """pre: from pixels to the input;  kinds: of bounds, {name: whether inputs are followed linearly}."""
-    over = lambda measure, count: jax.jit(jax.vmap(measure, in_axes=(None, None, *[0] * count)))
-    at = lambda measure: over(lambda m, b, p, y, key: measure(model_of(m, b), pre(p), y, key, s), 3)
+def measures(pre, s: Settings, kinds, *, memory=None, precision=None) -> Measures:
+    """pre: from pixels to the input;  kinds: of bounds, {name: whether inputs are followed linearly};
+
+    memory, precision: of drivers; the precision is not that of bounds.
+    """
+    measuring, bounding = Machine(None, memory, precision), Machine(None, memory, None)
+
+    def over(measure, count, machine):
+        program = Program(measure, None, None, *[0] * count)
+        return lambda m, b, *arrays: in_parts(lambda part, _: program(m, b, *part), arrays, machine)
+
+    at = lambda measure: over(lambda m, b, p, y, key: measure(model_of(m, b), pre(p), y, key, s), 3, measuring)
     bent = [frobenius, spectral, level_set, *[weights] * s.weights]
     ways = [partial(along, s=s), *[bounds_along] * s.weights]
-    search = partial(attack.largest_change, GRADIENT, epsilon=1.0, steps=s.attack, restarts=s.restarts, preprocess=pre)
+    search = partial(attack.largest_change, GRADIENT, epsilon=1.0, steps=s.attack, restarts=s.restarts, preprocess=pre,
+                     memory=memory, precision=precision)
     return Measures(
-        over(lambda m, b, p: model_of(m, b)(pre(p)).argmax(), 1), [at(measure) for measure in bent],
+        over(lambda m, b, p: model_of(m, b)(pre(p)).argmax(), 1, measuring), [at(measure) for measure in bent],
         {smoothly: [search(distance=d, surrogate=smooth.none() if smoothly else None)
                     for d in distances(s.k).values()] for smoothly in (False, True)},
-        [over(lambda m, b, p, z, y, way=way: way(model_of(m, b), pre, p, z, y), 3) for way in ways],
-        {kind: jax.jit(lambda m, b, p, y, eps, linear=linear: certified(
-            model_of(m, b), pre, p, y, eps, s, linear=linear)) for kind, linear in kinds.items()})
+        [over(lambda m, b, p, z, y, way=way: way(model_of(m, b), pre, p, z, y), 3, measuring) for way in ways],
+        {kind: over(lambda m, b, p, y, eps, linear=linear: certified(
+            model_of(m, b), pre, p, y, eps, s, linear=linear), 3, bounding) for kind, linear in kinds.items()})

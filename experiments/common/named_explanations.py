@@ -75,12 +75,13 @@ EXPLANATIONS = {
 
 
 def method(name: str, network, *, integration_steps: int = 3, layer: str = "features",
-           patterns: Mapping | None = None) -> tuple[Explanation, Explanation]:
+           patterns: Mapping | None = None, chunk: int | None = 5) -> tuple[Explanation, Explanation]:
     """(the explanation that is attacked, the one that judges): they differ in the steps of integrated gradients only.
 
-    integration_steps: of the attack; the verdict takes the paper's 30.  The others: see `Needs`.
+    integration_steps: of the attack; the verdict takes the paper's 30.  chunk: points of an average at once, None where
+    a memory decides.  The others: see `Needs`.
     """
-    needs, make = Needs(*bounds(network), layer, patterns), EXPLANATIONS[name].make
+    needs, make = Needs(*bounds(network), layer, patterns, chunk=chunk), EXPLANATIONS[name].make
     judge = make(needs)
     return make(needs._replace(points=integration_steps)) if name == "integrated_gradients" else judge, judge
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,28 +69,32 @@ READING = {  # what a raised flag means, and what to do
 
 
 def searches(pair: tuple, network: models.Pretrained, *, epsilon: float, steps: int, restarts: int,
-             other: models.Pretrained | None = None) -> Callable[..., dict[str, np.ndarray]]:
+             other: models.Pretrained | None = None, **computing: Any) -> Callable[..., dict[str, np.ndarray]]:
     """`run(images, key) -> arrays` of a batch: `searching` on one network."""
-    run = searching(pair, epsilon=epsilon, steps=steps, restarts=restarts, other=other, preprocess=network.preprocess)
+    run = searching(pair, epsilon=epsilon, steps=steps, restarts=restarts, other=other, preprocess=network.preprocess,
+                    **computing)
     return lambda images, key: run(network.model, images, key)
 
 
 def searching(pair: tuple, *, epsilon: float, steps: int, restarts: int, other: models.Pretrained | None = None,
-              preprocess: Callable = lambda pixels: pixels) -> Callable[..., dict[str, np.ndarray]]:
+              preprocess: Callable = lambda pixels: pixels, **computing: Any) -> Callable[..., dict[str, np.ndarray]]:
     """`run(model, images, key) -> arrays` of a batch: every search for the largest change within epsilon.
 
     pair: the explanation that is climbed and the one that judges, see named_explanations.method;  steps: of the ascent
     from each of the restarts; the random search looks as often as the ascent steps, twice;  other: a network on which
-    changes are found, too, to be judged on this one;  preprocess: pixels -> the model's input.
+    changes are found, too, to be judged on this one;  preprocess: pixels -> the model's input;
+    computing: memory and precision.
 
     Of each search in SEARCHES that is run: change_<search>, pixels_<search>, map_<search>, logits_<search>; of the
     clean image: map_original, logits_original; of the ascent what its flags read.
     """
     climbed, judge = pair
-    ascend = partial(attack.largest_change, climbed, epsilon=epsilon, steps=steps, restarts=restarts, judged_by=judge)
+    ascend = partial(attack.largest_change, climbed, epsilon=epsilon, steps=steps, restarts=restarts, judged_by=judge,
+                     **computing)
     own = ascend(preprocess=preprocess)
-    blind = attack.random_search(judge, epsilon=epsilon, steps=2 * steps * restarts, preprocess=preprocess)
-    transfer = attack.transfer(judge, preprocess=preprocess)
+    blind = attack.random_search(judge, epsilon=epsilon, steps=2 * steps * restarts, preprocess=preprocess,
+                                 **computing)
+    transfer = attack.transfer(judge, preprocess=preprocess, **computing)
     foreign = other and ascend(preprocess=other.preprocess)
 
     def run(model, images, key):

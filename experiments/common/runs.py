@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -31,8 +31,8 @@ from xmanip_jax import data
 VERSIONED = ("jax", "jaxlib", "optax", "numpy", "flax", "torch", "xmanip_jax")
 _MARK = "part of"
 # Settings that change nothing of the results: any may differ when a run goes on.
-_HOW = ("out", "resume", "debug", "devices", "process")
-_LATER = {"images": None, "network": None}  # settings that older folders do not note: what those ran with
+_HOW = ("out", "resume", "debug", "devices", "process", "memory")
+_LATER: dict[str, Any] = {"images": None, "network": None, "precision": None}  # what older folders ran with
 _RENAMED = {"rate": "learning_rate", "base_rate": "base_learning_rate", "judged": "count", "folder": "images"}
 _RENAMED_VALUES = {"lrp_dombrowski2019": "lrp"}
 _DEBUG = ("debug", Annotated[bool, tyro.conf.arg(help="Show the whole traceback of an error.")],
@@ -64,6 +64,18 @@ class SeededRun(Run):
 
     seed: int = 0
     """Seed of everything random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed(SeededRun):
+    """Of those whose drivers take a memory and a precision."""
+
+    memory: str | None = None
+    """Memory of what is computed at once, 2GiB or 500MB for example: so many images of a batch, and points of an
+    averaged explanation, are taken together as fit; default: no limit. The results are the same up to rounding."""
+    precision: Literal["float32", "tf32", "bf16", "highest"] | None = None
+    """Precision in which networks multiply, but for certificates: float32 and highest are exact, tf32 and bf16 coarser;
+    default: what JAX does on this device, float32 on CPU."""
 
 
 def command(name: str, config: type, main: Callable[[Any], None], about: str, arguments: Sequence[str] | None) -> None:
@@ -98,7 +110,7 @@ def _asked(config, about, arguments):
     """The options of a command line. What tyro says of wrong ones, in a box, becomes one line."""
     options = dataclasses.make_dataclass(config.__name__, [_DEBUG], bases=(config,), frozen=True)
     options.__doc__ = config.__doc__
-    shared = {f.name for f in dataclasses.fields(SeededRun)}
+    shared = {f.name for f in dataclasses.fields(Computed)}
     options.__dataclass_fields__ = dict(sorted(options.__dataclass_fields__.items(), key=lambda f: f[0] in shared))
     box = io.StringIO()
     try:

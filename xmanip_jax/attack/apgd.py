@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from .. import explain, smooth
 from ..arguments import check_positive
 from ..devices import placed, spread
+from ..memory import Budget
 from ..objectives import View, same_prediction, viewing
+from ..programs import Machine, Program
 from ..types import (
     Array,
     ArrayLike,
@@ -127,7 +129,8 @@ def largest_change(
     distance: Distance = correlation_lost, constraint: Constraint | None = None,
     surrogate: smooth.Surrogate | None = None, judged_by: Explanation | None = None,
     preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
+    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None, memory: int | str | Budget | None = None,
+    precision: str | None = None,
 ) -> LargestChange:
     """The largest change of an explanation: `search(model, pixels, *, labels=None, key) -> Changed` on a batch.
 
@@ -150,7 +153,7 @@ def largest_change(
         smooth ones. Its schedule moves on at the checkpoints.
       judged_by: the explanation of the verdict, where it is not the one that is climbed.
       preprocess: pixels -> the network's input, one image.
-      channels, heat, devices: as in `manipulation`.
+      channels, heat, devices, memory, precision: as in `manipulation`.
 
     The returned function takes model, pixels, labels and key as `manipulation` does, inputs of any number of axes
     included, and `epsilon=`, another radius than that of the search, for which nothing is compiled anew. About 6
@@ -180,10 +183,9 @@ def largest_change(
         f = surrogate.rewrite(network.model, case.settings, t)
         return look(f, network.preprocess, pixels, case.label, key)
 
-    over = lambda f, *axes, **options: jax.jit(jax.vmap(f, in_axes=axes), **options)
-    first = over(lambda radius, *of: begin(within(radius), surrogate, *of), None, None, 0, 0, None)
-    anchored = over(lambda network, case, t: seen(network, case.clean.pixels, case, case.key, t), None, 0, None)
-    stepped = over(lambda radius, *of: step(within(radius), seen, *of), None, None, 0, 0, None, donate_argnums=2)
+    first = Program(lambda radius, *of: begin(within(radius), surrogate, *of), None, None, 0, 0, None)
+    anchored = Program(lambda network, case, t: seen(network, case.clean.pixels, case, case.key, t), None, 0, None)
+    stepped = Program(lambda radius, *of: step(within(radius), seen, *of), None, None, 0, 0, None, donate_argnums=2)
 
     def restart(radius, network, clean, labels, keys, r):
         settings, now = spread(first(radius, network, clean, keys, r), placed(clean.pixels, None))
@@ -197,7 +199,7 @@ def largest_change(
                 now = stepped(radius, network, now, case, Clock(t, r * steps + i, i, since))
         return now.best, now.under_surrogate, now.zero_gradient / steps
 
-    run = searching(search, devices)
+    run = searching(search, Machine(devices, memory, precision))
 
     def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
               labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,

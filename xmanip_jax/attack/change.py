@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,9 @@ import jax.numpy as jnp
 from .. import explain, metrics
 from ..arguments import check_count
 from ..devices import spread
+from ..memory import Budget
 from ..objectives import View, same_prediction, viewing
+from ..programs import Machine, Program, in_parts
 from ..types import (
     AnyArray,
     Array,
@@ -55,6 +57,11 @@ class Changed(NamedTuple):
     zero_gradient: Float[Array, " b"]  # the share of steps whose gradient was zero or undefined; nan without gradients
     by_noise: Float[Array, " b"]  # the change by noise of a hundredth of the ball (and of the explanation's draws)
     evaluations: int  # of the gradient, or of the explanation in searches without, for each image
+
+
+# Of the images in a Changed.
+_AXES: Any = Changed(*(None if name == "evaluations" else int(name == "by_restart")  # type: ignore[arg-type]
+                       for name in Changed._fields))
 
 
 def correlation_lost(now: Float[AnyArray, "*places"], clean: Float[AnyArray, "*places"]) -> Float[Array, ""]:
@@ -103,24 +110,28 @@ def asked(judge: Callable[..., View], distance: Distance, preprocess: Callable[[
     return Search(judge, distance, preprocess, epsilon, constraint or ball, restarts, steps)
 
 
-def searching(search: Search, devices: Sequence[jax.Device] | None = None) -> Callable[..., Changed]:
-    """The loop of a search: `run(restart, model, pixels, labels, key, epsilon) -> Changed`.
+def searching(search: Search, machine: Machine) -> Callable[..., Changed]:
+    """The loop of a search: `run(restart, model, pixels, labels, key, epsilon, *given) -> Changed`.
 
-    restart(network: checks.Lifted, clean: View, labels, keys, r) -> (best: Best, under_surrogate, zero_gradient), all
-    batched.
+    restart(network: checks.Lifted, clean: View, labels, keys, r, *given) -> (best: Best, under_surrogate,
+    zero_gradient), all batched.
     """
-    first = jax.jit(jax.vmap(partial(_begin, search), in_axes=(None, 0, 0, 0, None)))
-    kept = jax.jit(jax.vmap(better))
+    first, kept = Program(partial(_begin, search), None, 0, 0, 0, None), Program(better, 0, 0)
 
     def run(restart: Callable, model: Model, pixels: ArrayLike, labels: ArrayLike | None, key: Array,
-            epsilon: float) -> Changed:
-        network, pixels, labels, _, keys, _ = checks.prepared(model, search.judge, search.preprocess, pixels, labels,
-                                                              key=key, devices=devices)
+            epsilon: float, *given: Array) -> Changed:
+        network, *batch, place = checks.prepared(model, search.judge, search.preprocess, pixels, labels, key=key,
+                                                 machine=machine)
+        found = partial(searched, restart, network, place, epsilon)
+        return in_parts(found, (*batch, *given), machine, _AXES)
+
+    def searched(restart, network, place, epsilon, batch, _):
+        pixels, labels, _, keys, *given = spread(batch, place)
         clean, by_noise = first(network, pixels, labels, keys, epsilon)
         check_finite(clean)
         best, rows = Best(clean, jnp.zeros_like(by_noise)), []
         for r in range(search.restarts):
-            found, *row = restart(network, clean, labels, keys, r)
+            found, *row = restart(network, clean, labels, keys, r, *given)
             best = kept(best, found._replace(along=()))
             rows.append((jnp.maximum(found.value, 0), *row))
         by_restart, under_surrogate, zero_gradient = map(jnp.stack, zip(*rows, strict=True))
@@ -141,7 +152,8 @@ def _begin(s: Search, network, pixels, label, key, epsilon):
 
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
              preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-             heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> Transfer:
+             heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
+             memory: int | str | Budget | None = None, precision: str | None = None) -> Transfer:
     """Judge on one network what was found on another: `judge(model, found: Changed, *, labels=None, key) -> Changed`.
 
     Arguments as in `largest_change`. The images of `found` where `model` changes its prediction count as clean.
@@ -159,22 +171,22 @@ def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,
     """
 
     look = viewing(explanation, channels=channels, heat=heat)
-    run = searching(Search(look, distance, preprocess, 0.0, box(), 1, 1), devices)
+    run = searching(Search(look, distance, preprocess, 0.0, box(), 1, 1), Machine(devices, memory, precision))
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-    def judged(network, pixels, clean, label, key):
+    def judge_one(network, pixels, clean, label, key):
         now = look(*network, pixels, label, key)
         return Best(now, score(now, clean, distance))
 
+    judged = Program(judge_one, None, 0, 0, 0, 0)
+
     def judge(model: Model, found: Changed, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
               key: RandomKey) -> Changed:
-        def restart(network, clean, labels, keys, r):
-            now = judged(network, spread(found.pixels, devices), clean, labels, keys)
+        def restart(network, clean, labels, keys, r, moved):
+            now = judged(network, moved, clean, labels, keys)
             check_finite(now.view, "the changed image")
             return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
 
         epsilon = float(jnp.abs(found.pixels - found.clean.pixels).max())
-        return run(restart, model, found.clean.pixels, labels, key, epsilon)
+        return run(restart, model, found.clean.pixels, labels, key, epsilon, jnp.asarray(found.pixels))
 
     return judge

@@ -1,6 +1,6 @@
 """What a driver is given, checked before any computation: each error names the value and what was expected."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from ..arguments import keys_of
 from ..devices import Place, fetched, on_each, on_host, placed, spread
 from ..explain.base import check_logits
 from ..objectives import View
+from ..programs import Machine, Program, in_parts
 from ..types import AnyArray, Array, Float, Integer, Model, RandomKey
 from .model import lifted
 
@@ -37,14 +38,14 @@ class Subject(NamedTuple):
 
 
 def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Array], Array], pixels: Any, labels: Any,
-             goal: Any = None, *, key: RandomKey | None, devices: Sequence[jax.Device] | None = None) -> Subject:
+             goal: Any = None, *, key: RandomKey | None, machine: Machine) -> Subject:
     """The arguments of a driver, checked. Nothing is computed but, where labels is None, the clean predictions.
 
     seen(model, preprocess, pixels, label, key) -> View: how the driver judges, see `objectives.viewing`.
-    devices: over which the images are spread, the network on each; None: where they lie, and all else with them.
+    machine: over whose devices the images are spread, the network on each; without: where they lie, all else with them.
     """
     pixels = checked_pixels(pixels)
-    place = placed(pixels, devices)
+    place = placed(pixels, machine.devices)
     given = f"(pixels of shape {pixels.shape})"
     preprocess = lifted(preprocess, pixels[0], f"preprocess {given}")
     x = jax.eval_shape(lambda p: preprocess(p), pixels[0])
@@ -54,9 +55,11 @@ def prepared(model: Model, seen: Callable[..., View], preprocess: Callable[[Arra
     goal = checked_goal(goal, len(pixels), jax.eval_shape(one, pixels[0]).heatmap.shape)
     labels = None if labels is None else checked_labels(labels, len(pixels), count)
     keys = None if key is None else keys_of(key, len(pixels))
-    network, pixels = on_each(network, place), pixels if devices is None else spread(pixels, place)
+    network, pixels = on_each(network, place), pixels if machine.devices is None else spread(pixels, place)
     goal, labels, keys = spread((goal, labels, keys), place)
-    return Subject(network, pixels, predictions(network, pixels) if labels is None else labels, goal, keys, place)
+    if labels is None:
+        labels = in_parts(lambda part, _: _predicted(network, spread(part, place)), pixels, machine, tell=False)
+    return Subject(network, pixels, labels, goal, keys, place)
 
 
 def classes(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> int:
@@ -108,7 +111,4 @@ def checked_labels(labels: Any, batch: int, classes: int) -> Integer[Array, " b"
     return jnp.asarray(labels)
 
 
-@jax.jit
-def predictions(network: Lifted, pixels: Float[AnyArray, " b *shape"]) -> Integer[Array, " b"]:
-    """Int[b], the classes of the images."""
-    return jax.vmap(lambda p: network.model(network.preprocess(p)).argmax())(pixels)
+_predicted = Program(lambda network, p: network.model(network.preprocess(p)).argmax(), None, 0)

@@ -13,7 +13,9 @@ import optax
 from .. import explain, objectives, smooth
 from ..arguments import check_count, check_positive
 from ..devices import fetched, spread
+from ..memory import Budget
 from ..objectives import View, viewing
+from ..programs import Machine, Part, Program, in_parts
 from ..types import (
     AnyArray,
     Array,
@@ -63,6 +65,7 @@ class Progress(NamedTuple):
     best: np.ndarray  # under the original model, at the best iterate
     heatmap: np.ndarray  # of the best iterate
     done: np.ndarray  # images that stopped early
+    images: slice = slice(None)  # of the batch: those that are attacked now, where they do not fit the memory together
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -175,7 +178,8 @@ def manipulation(
     accept: Callable[[View, View, Any], Array] = objectives.same_prediction,
     stop: Callable[[View, View, Any], Array] | None = None, judge_every: int = 10, restarts: int = 1,
     start_noise: float = 0.0, preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
+    heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None, memory: int | str | Budget | None = None,
+    precision: str | None = None,
 ) -> Manipulate:
     """An attack `manipulate(model, pixels, goal, *, labels=None, key, callback=None) -> Manipulated` on a batch.
 
@@ -204,6 +208,9 @@ def manipulation(
         by default the last of three or more axes, none of one or two (a sequence [t, c] says -1, channels first 0).
       heat: `(map, *, channels) -> heat map`, for example explain.over_max; match_map's default wants a sum of 1.
       devices: over which the images are spread; default where they lie.
+      memory: bytes, or "2GiB", for each device: so many images, and points of an average, are computed at once as fit
+        (docs/howto/memory.md), the others after them, with the same result up to rounding; default no limit.
+      precision: of products, "float32", "tf32", "bf16" or "highest" (docs/howto/precision.md); default JAX's.
 
     The returned function takes
       model: f(x) -> logits;  pixels: Float[b, h, w, c] in [0, 1], or rows [b, n], sequences [b, t, c], volumes
@@ -234,7 +241,8 @@ def manipulation(
     look, judged = (viewing(e, channels=channels, heat=heat) for e in (explanation, judged_by or explanation))
     problem = Problem(look, judged, objective, constraint or constraints.box(), surrogate or smooth.relative(),
                       optimizer or default_optimizer(steps), accept, stop, steps)
-    over = lambda f, *axes, **options: jax.jit(jax.vmap(partial(f, problem), in_axes=axes), **options)
+    machine = Machine(devices, memory, precision)
+    over = lambda f, *axes, **options: Program(partial(f, problem), *axes, **options)
     first, held, started = over(begin, None, 0, 0, 0, 0), over(anchored, None, 0, None), over(start, 0, 0, 0, 0, None)
     moves = over(map_moves, None, 0)
     stepped, verdict = (over(f, None, 0, 0, None, donate_argnums=1) for f in (step, judge))
@@ -242,8 +250,12 @@ def manipulation(
     def manipulate(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, goal: Any = None, *,
                    labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey,
                    callback: Callable[[Progress], None] | None = None) -> Manipulated:
-        network, pixels, labels, goal, keys, place = checks.prepared(model, problem.judge, preprocess, pixels, labels,
-                                                                     goal, key=key, devices=devices)
+        network, *batch, place = checks.prepared(model, problem.judge, preprocess, pixels, labels, goal, key=key,
+                                                 machine=machine)
+        return in_parts(partial(attacked, network, place, callback), batch, machine)
+
+    def attacked(network, place, callback, batch, part):
+        pixels, labels, goal, keys = spread(batch, place)
         case, best = spread(first(network, pixels, goal, labels, keys), place)  # constants are born on each device
         check_finite(case.clean)
         best = jax.tree.map(jnp.copy, best)  # the steps are given their state, and the clean image must outlive it
@@ -263,7 +275,7 @@ def manipulation(
                 if (i + 1) % judge_every == 0 or i + 1 == steps:
                     state = verdict(network, state, case, r * steps + i + 1)
                     if callback:
-                        callback(_told(state, r * steps + i + 1, restarts * steps))
+                        callback(_told(state, r * steps + i + 1, restarts * steps, part))
                     if stop is not None and bool(state.done.all()):
                         break
             best, done = state.best, state.done
@@ -273,9 +285,12 @@ def manipulation(
     return manipulate
 
 
-def _told(state, step, steps):
+def _told(state, step, steps, part: Part):
     best = state.best
-    return Progress(step, steps, *fetched((state.loss, -best.value, best.view.heatmap, state.done)))
+    now = fetched((state.loss, -best.value, best.view.heatmap, state.done))
+    loss, value, heatmap, done = (v[:part.stop - part.start] for v in now)
+    return Progress(part.number * steps + step, part.parts * steps, loss, value, heatmap, done,
+                    slice(part.start, part.stop))
 
 
 def default_optimizer(steps: int, learning_rate: float = 2e-3) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ from .. import rewrite
 from ..devices import fetched
 from ..explain.linearity import first_nonlinear
 from ..objectives import View
+from ..programs import first_example
 from ..types import AnyArray, Array, Float
 
 __all__ = ["NonFiniteError", "ZeroGradientError", "check_finite", "check_moving", "check_slopes", "sharp",
@@ -55,7 +56,7 @@ def check_moving(state: Any, network: Any, surrogate: Any, case: Any, anchor: Vi
     if stuck.any():
         i = int(stuck.argmax())
         of = lambda tree: jax.tree.map(lambda v: v[i], tree)
-        raise ZeroGradientError(f"the objective's gradient is exactly zero for image {i}: "
+        raise ZeroGradientError(f"the objective's gradient is exactly zero for image {first_example() + i}: "
                                 f"{_why_flat(network, surrogate, of(case.settings), of(case.clean))}")
 
 
@@ -78,7 +79,8 @@ def warn_of_broken(state: Any, steps: int) -> None:
     broken = fetched(state.broken)
     if (broken >= 0).any():
         i = int((broken >= 0).argmax())
-        warnings.warn(f"the objective's gradient was not finite at step {broken[i]} of {steps} for image {i} "
+        warnings.warn(f"the objective's gradient was not finite at step {broken[i]} of {steps} for image "
+                      f"{first_example() + i} "
                       f"({(broken >= 0).sum()} of {len(broken)} images): there it stopped, and its best iterate before "
                       "counts; smaller steps, a constraint or float32 may lead around such points", RuntimeWarning,
                       stacklevel=3)
@@ -122,4 +124,5 @@ def _finite(values):
 
 def _raise_for(bad, what, way):
     if bad.any():
-        raise NonFiniteError(f"{what} {int(bad.argmax())} ({int(bad.sum())} of {len(bad)} images): {way}")
+        raise NonFiniteError(f"{what} {first_example() + int(bad.argmax())} ({int(bad.sum())} of {len(bad)} images): "
+                             f"{way}")

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain
+from ..memory import Budget
 from ..objectives import View, viewing
+from ..programs import Machine, Program
 from ..types import (
     Array,
     ArrayLike,
@@ -87,7 +89,8 @@ def genetic_search(explanation: Explanation, *, epsilon: float, steps: int = 500
                    population: int = 50, parents: int = 10, distance: Distance = correlation_lost,
                    constraint: Constraint | None = None,
                    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                   heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> LargestChange:
+                   heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
+                   memory: int | str | Budget | None = None, precision: str | None = None) -> LargestChange:
     """The largest change of an explanation that evolution finds: `search(model, pixels, *, labels=None, key)`.
 
     A population drawn uniformly from the ball; in each generation the `parents` fittest stay and the others are
@@ -114,10 +117,9 @@ def genetic_search(explanation: Explanation, *, epsilon: float, steps: int = 500
         raise ValueError(f"a generation needs 2 <= parents < population, got {parents} parents of {population}")
     look = viewing(explanation, channels=channels, heat=heat)
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
-    run = searching(search, devices)
-    over_images = lambda f: jax.jit(jax.vmap(f, in_axes=(None, 0, 0, None)))
-    bred = over_images(partial(generation, search, parents))
-    first = jax.jit(jax.vmap(partial(begin, search, population), in_axes=(None, 0, 0, None)))
+    run = searching(search, Machine(devices, memory, precision))
+    bred = Program(partial(generation, search, parents), None, 0, 0, None)
+    first = Program(partial(begin, search, population), None, 0, 0, 0, None)
 
     def restart(network, clean, labels, keys, r):
         case = Case(clean, labels, keys)

@@ -11,8 +11,10 @@ import numpy as np
 from .. import explain
 from ..arguments import check_count, check_positive
 from ..devices import fetched, spread
+from ..memory import Budget
 from ..numerics import repeat
 from ..objectives import viewing
+from ..programs import Machine, Program, in_parts
 from ..types import (
     Array,
     ArrayLike,
@@ -53,6 +55,7 @@ def sneaking(
     kappa: float = 0.1, step: float = 0.2, steps: int = 10, rounds: int = 10, first_epsilon: float = 0.05,
     first_gamma: float = 5e-5, constraint: Callable[[Any], Constraint] = linf,
     preprocess: Callable[[Array], Array] = lambda pixels: pixels, devices: Sequence[jax.Device] | None = None,
+    memory: int | str | Budget | None = None, precision: str | None = None,
 ) -> Sneak:
     """An attack `sneak(model, pixels, targets, *, labels=None, key=None) -> Sneaked` (ISA, Boopathy et al. 2020).
 
@@ -68,8 +71,8 @@ def sneaking(
         succeeds. A distance of one class has no such bound. The explanation that it is given has the image's key bound.
       constraint: epsilon, a traced number -> the set that pixels stay in, from `attack.constraint`.
       multiples: of the smallest epsilon, ascending from at least 1;  rounds: of each bisection, which starts at
-        first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there;  devices: as in
-        `manipulation`.
+        first_epsilon and first_gamma;  preprocess: pixels -> the network's input; maps are taken there;
+      devices, memory, precision: as in `manipulation`.
 
     The returned function takes pixels: Float[b, h, w, c], or any Float[b, ...], in [0, 1]; targets: Int[b], the classes
     to be predicted; labels: Int[b], by default the clean predictions; key: of an explanation that averages over noise,
@@ -95,6 +98,8 @@ def sneaking(
     if not multiples or multiples[0] < 1 or np.any(np.diff(multiples) <= 0):
         raise ValueError(f"multiples ascend from at least 1, got {multiples}")
 
+    machine = Machine(devices, memory, precision)
+
     def loss(z, network, x, classes, key, gamma):
         model, preprocess = network
         logits = model(preprocess(z))
@@ -102,14 +107,12 @@ def sneaking(
         apart = distance(_bound(explanation, key), model, preprocess(x), preprocess(z), classes)
         return jnp.maximum(others - logits[classes[1]], -kappa) + gamma * apart
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0))
+    @partial(Program, axes=(None, 0, 0, 0))
     def begin(network, x, classes, key):
         """The clean logits, and the gradient of the objective there."""
         return network.model(network.preprocess(x)), jax.grad(loss)(x, network, x, classes, key, first_gamma)
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+    @partial(Program, axes=(None, 0, 0, 0, 0, 0))
     def attempt(network, x, classes, key, epsilon, gamma):
         """(pixels, whether they are predicted as the target)."""
         project = constraint(epsilon)
@@ -119,8 +122,7 @@ def sneaking(
         hit = network.model(network.preprocess(z)).argmax() == classes[1]
         return z, hit & jnp.isfinite(z).all()
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
+    @partial(Program, axes=(None, 0, 0, 0, 0))
     def measure(network, x, z, classes, key):
         (model, preprocess), e = network, _bound(explanation, key)
         map = e(model, preprocess(x), classes[0])
@@ -143,11 +145,15 @@ def sneaking(
               targets: Integer[ArrayLike, " b"] | Nested, *, labels: Integer[ArrayLike, " b"] | Nested | None = None,
               key: RandomKey | None = None) -> Sneaked:
         network, x, labels, _, keys, place = checks.prepared(
-            model, viewing(_bound(explanation, key)), preprocess, pixels, labels, key=key, devices=devices)
+            model, viewing(_bound(explanation, key)), preprocess, pixels, labels, key=key, machine=machine)
         targets = spread(checks.checked_labels(targets, len(x), checks.classes(network, x)), place)
         if same := np.flatnonzero(fetched(labels == targets)).tolist():
             raise ValueError(f"a target is another class than the label, but not for images {same[:5]}")
-        classes, zero = jnp.stack([labels, targets], 1), spread(jnp.zeros(len(x), x.dtype), place)
+        return in_parts(partial(sneaked, network, place), (x, jnp.stack([labels, targets], 1), keys), machine, _AXES)
+
+    def sneaked(network, place, batch, _):
+        x, classes, keys = spread(batch, place)
+        zero = spread(jnp.zeros(len(x), x.dtype), place)
         none = x, zero > 0, zero
         check_slopes(*begin(network, x, classes, keys))
         attempted = partial(attempt, network, x, classes, keys)
@@ -167,6 +173,10 @@ def sneaking(
         return Sneaked(z, success, within, gamma, apart, least, slope)
 
     return sneak
+
+
+# Of the images in a Sneaked.
+_AXES: Any = Sneaked(*(int(name != "slope") for name in Sneaked._fields))  # type: ignore[arg-type]
 
 
 def _bound(e, key):

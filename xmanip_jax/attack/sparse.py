@@ -14,9 +14,11 @@ import optax
 
 from .. import explain
 from ..devices import spread
+from ..memory import Budget
 from ..metrics.fooling import leading
 from ..metrics.places import along_channels, over_channels
 from ..objectives import View, same_prediction, viewing
+from ..programs import Machine, Program, in_parts
 from ..types import (
     Array,
     ArrayLike,
@@ -68,7 +70,8 @@ def greedy_pixels(*, channels: Channels = "auto") -> optax.GradientTransformatio
 def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
                    preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
                    heat: Heat = explain.heatmap,
-                   devices: Sequence[jax.Device] | None = None) -> Release:
+                   devices: Sequence[jax.Device] | None = None, memory: int | str | Budget | None = None,
+                   precision: str | None = None) -> Release:
     """Undo the changed pixels that a sparse attack does not need: `release(model, result, *, labels, key) -> result`.
 
     Each changed pixel is tried once, the smallest change (channel-l1) first. It stays released if, under the original
@@ -85,8 +88,8 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
         raise ValueError(f"k must be at least 1, got {k}")
     look = viewing(explanation, channels=channels, heat=heat)
 
-    @jax.jit
-    @partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+    machine = Machine(devices, memory, precision)
+
     def attempt(network, now, clean, pixel, label, key):
         size = over_channels(now.pixels, channels)
         chosen = (jnp.arange(size.size) == pixel).reshape(size.shape)
@@ -97,18 +100,23 @@ def release_pixels(explanation: Explanation, *, k: int, tolerance: float = 1e-3,
             _cosine(new.heatmap, clean.heatmap) <= _cosine(now.heatmap, clean.heatmap) + tolerance)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, now)
 
+    attempted = Program(attempt, None, 0, 0, 0, 0, 0)
+
     def release(model: Model, result: Manipulated, *, labels: Integer[ArrayLike, " b"] | Nested | None,
                 key: RandomKey) -> Manipulated:
         network, _, labels, _, keys, place = checks.prepared(model, look, preprocess, result.pixels, labels, key=key,
-                                                             devices=devices)
-        result = spread(result, place)
+                                                             machine=machine)
+        return in_parts(partial(released, network, place), (result, labels, keys), machine)
+
+    def released(network, place, batch, _):
+        result, labels, keys = spread(batch, place)
         check_finite(View(result.pixels, result.heatmap, result.logits), "the changed image")
         moved = jax.vmap(lambda move: over_channels(jnp.abs(move), channels).ravel())(
             result.pixels - result.clean.pixels)
         order = jnp.argsort(jnp.where(moved > 0, moved, jnp.inf), axis=1)
         now = View(result.pixels, result.heatmap, result.logits)
         for i in range(int((moved > 0).sum(1).max())):
-            now = attempt(network, now, result.clean, order[:, i], labels, keys)
+            now = attempted(network, now, result.clean, order[:, i], labels, keys)
         return result._replace(pixels=now.pixels, heatmap=now.heatmap, logits=now.logits)
 
     return release

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import explain
+from ..memory import Budget
 from ..metrics.places import channel_axis
 from ..objectives import View, viewing
+from ..programs import Machine, Program
 from ..types import (
     Array,
     ArrayLike,
@@ -77,7 +79,8 @@ def step(s: Search, channels: Channels, network: Lifted, now: Best, case: Case, 
 def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500, restarts: int = 1,
                   distance: Distance = correlation_lost, constraint: Constraint | None = None, area: float = 0.8,
                   preprocess: Callable[[Array], Array] = lambda pixels: pixels, channels: Channels = "auto",
-                  heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None) -> LargestChange:
+                  heat: Heat = explain.heatmap, devices: Sequence[jax.Device] | None = None,
+                  memory: int | str | Budget | None = None, precision: str | None = None) -> LargestChange:
     """The largest change of an explanation found without its gradient: `search(model, pixels, *, labels=None, key)`.
 
     From random vertical stripes of +-epsilon, each step sets a random square to +-epsilon, a sign for each channel,
@@ -105,8 +108,8 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
     if not 0 < area <= 1:
         raise ValueError(f"area is a share of the image in (0, 1], got {area}")
-    run = searching(search, devices)
-    stepped = jax.jit(jax.vmap(partial(step, search, channels), in_axes=(None, 0, 0, None, None)), donate_argnums=1)
+    run = searching(search, Machine(devices, memory, precision))
+    stepped = Program(partial(step, search, channels), None, 0, 0, None, None, donate_argnums=1)
 
     def restart(network, clean, labels, keys, r):
         now = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))

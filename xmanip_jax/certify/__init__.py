@@ -19,12 +19,14 @@ from .hessian_bound import (
     normal_change_bound,
 )
 from .intervals import Box, ball, gradient_bounds, output_bounds
+from .network import RoundingWarning
 from .operator_norms import convolution_norm, matrix_norm
 
 __all__ = [
-    "Box", "ball", "certified_signs", "certified_top_k", "convolution_norm", "cross_entropy_hessian_bound",
-    "gradient_bounds", "gradient_change_bound", "heatmap_bounds", "heatmap_change_bound", "hessian_bound",
-    "map_change_bound", "matrix_norm", "normal_change_bound", "output_bounds", "saliency_bounds",
+    "Box", "RoundingWarning", "ball", "certified_signs", "certified_top_k", "convolution_norm",
+    "cross_entropy_hessian_bound", "gradient_bounds", "gradient_change_bound", "heatmap_bounds",
+    "heatmap_change_bound", "hessian_bound", "map_change_bound", "matrix_norm", "normal_change_bound", "output_bounds",
+    "saliency_bounds",
 ]
 
 

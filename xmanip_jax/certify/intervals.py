@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..explain.base import select
-from ..numerics import epsilon
 from ..types import AnyArray, Array, ArrayLike, Float, Model, Num, Target
 from . import forms
 from .activations import Activation
 from .affine import Affine
 from .forms import Form
-from .network import Layers, Product, read
+from .network import Layers, Product, read, relative_error
 from .windows import Windows
 
 __all__ = ["Box", "ball", "gradient_bounds", "output_bounds", "sizes"]
@@ -211,7 +210,7 @@ def _pull(step, trace, known, results) -> list[Form]:
 def _relative_error(step, weights):
     """Of each product in a sum: rounding, here and where the network itself is computed; boxes of the weights."""
     shapes = step.part.shapes if isinstance(step.part, Affine) else (step.part.shape,)
-    rounding = 2 * (step.part.terms + 4) * max(map(epsilon, (*shapes, *step.shapes)))
+    rounding = relative_error(step.part.terms, (*shapes, *step.shapes))
     return rounding + (1 + rounding) * weights if step.weighted else rounding
 
 

@@ -1,21 +1,32 @@
 """A model as a sequence of affine maps, activations, products and maxima: what bounds of a network walk along."""
 
 import itertools
+import warnings
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import rewrite
+from ..memory import chosen
+from ..numerics import epsilon
 from ..types import Array, Model
 from .activations import Activation, activation, known
 from .affine import Affine, affine, moved
 from .critical_points import RECIPROCAL
 from .windows import Windows, over_axes, windows
 
-__all__ = ["Layer", "Layers", "Product", "read"]
+__all__ = ["Layer", "Layers", "Product", "RoundingWarning", "read", "relative_error"]
 
 _ELEMENTWISE = ("activation", "custom", "elementwise", "product", "quotient", "route", "statistic")
+
+
+_WIDER = 'certify in float64, jax.config.update("jax_enable_x64", True), with weights and images of that type'
+
+
+class RoundingWarning(UserWarning):
+    """Bounds that are right, and wide by the rounding of their type alone."""
 
 
 class Product(NamedTuple):
@@ -51,8 +62,11 @@ def read(f: Model, x: Array) -> Layers:
     """`f` as a network, its convolutions at the highest precision; x for its shape and type.
 
     Raises rewrite.UnsupportedPrimitiveError naming every operation that is none of the four, and derivative rules of
-    the model's own that no bound covers.
+    the model's own that no bound covers; ValueError inside a driver whose precision rounds products, and where the
+    rounding of x's type is as large as what is added up. Warns where it widens bounds by more than a twentieth.
     """
+    if chosen.value and chosen.value.rounded:
+        raise ValueError("bounds hold for products that are not rounded: certify without precision=")
     with jax.default_matmul_precision("highest"):
         program = rewrite.stages(f, x)
     network = Layers([], program.image, program.result, {program.image: jax.ShapeDtypeStruct(x.shape, x.dtype)})
@@ -70,7 +84,25 @@ def read(f: Model, x: Array) -> Layers:
             "layers, convolutions, sums, maxima, average and max-pooling, products and quotients, and elementwise "
             "functions of arithmetic, exponentials, powers and comparisons; a derivative rule of the model's own only "
             "where it is elementwise and linear in what it pulls back")
+    _check_rounding(network)
     return network
+
+
+def relative_error(terms: int, shapes: Iterable[jax.ShapeDtypeStruct]) -> float:
+    """Of each product in a sum of so many terms: rounding, here and where the network itself is computed."""
+    return 2 * (terms + 4) * max(map(epsilon, shapes))
+
+
+def _check_rounding(network):
+    """Rounding is bounded by its first order, which holds as long as it is small."""
+    sums = [(relative_error(s.part.terms, of), s.part.terms, max(of, key=epsilon).dtype)
+            for s in network.steps if isinstance(s.part, Affine) for of in [(*s.part.shapes, *s.shapes)]]
+    worst, terms, dtype = max(sums, key=lambda of: of[0], default=(0.0, 0, None))
+    if worst > 0.5:
+        raise ValueError(f"in {dtype} the rounding of a sum of {terms} terms is as large as the sum: {_WIDER}")
+    if (total := sum(error for error, *_ in sums)) > 0.05:
+        warnings.warn(f"in {dtype} rounding alone widens these bounds by about {100 * total:.0f} %: {_WIDER}",
+                      RoundingWarning, stacklevel=4)
 
 
 def _append(network, stage, fresh):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..numerics import over_chunks
 from ..types import Array
 from .flat import flatten, like
 from .piecewise import warn_if_it_jumps
@@ -63,7 +64,7 @@ def hvps(g: Callable[[Any], Array], x: Any, vs: Any) -> Any:
     Array([[4., 2.],
            [2., 0.]], dtype=float32)
     """
-    return jax.vmap(gradient_and_hvp(g, x)[1])(vs)
+    return over_chunks(jax.vmap(gradient_and_hvp(g, x)[1]), vs, None)
 
 
 def gradient_and_hvp(g: Callable[[Any], Array], x: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -55,7 +55,7 @@ def all_principal_curvatures(g: Callable[[Any], Array], x: Any) -> tuple[Float[A
     """
     g, x, unravel = flatten(g, x)
     shape, lift = _tangent(g, x)
-    values, vectors = jnp.linalg.eigh(jax.vmap(shape)(jnp.eye(x.size - 1, dtype=x.dtype)))
+    values, vectors = jnp.linalg.eigh(over_chunks(jax.vmap(shape), jnp.eye(x.size - 1, dtype=x.dtype), None))
     return values, jax.vmap(lambda v: unravel(lift(v)))(vectors.T)
 
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..types import Array
 from .jaxprs import Literal, bind, body, prims
 
-__all__ = ["ordered"]
+__all__ = ["convolved", "ordered"]
 
 
 def ordered(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +43,7 @@ def _run(jaxpr, consts, values):
     for eqn in jaxpr.eqns:
         operands = [read(v) for v in eqn.invars]
         if eqn.primitive is prims.conv_general_dilated_p:
-            results = [_convolved(eqn.params, *operands)]
+            results = [convolved(eqn.params, *operands)]
         elif eqn.primitive is prims.jit_p:
             results = _run(*body(eqn.params["jaxpr"]), operands)
         else:
@@ -51,7 +52,7 @@ def _run(jaxpr, consts, values):
     return [read(v) for v in jaxpr.outvars]
 
 
-def _convolved(params, images, kernel):
+def convolved(params: dict[str, Any], images: Array, kernel: Array) -> Array:
     """The convolution of an equation, with transposed operands, transposed back."""
     told, rank = params["dimension_numbers"], images.ndim
     places, last = tuple(range(1, rank - 1)), rank - 1
@@ -60,7 +61,7 @@ def _convolved(params, images, kernel):
     result = prims.conv_general_dilated_p.bind(
         jnp.transpose(images, _last(told.lhs_spec)), jnp.transpose(kernel, (*of_kernel, into, out)),
         **params | {"dimension_numbers": form})
-    return jnp.transpose(result, np.argsort(_last(told.out_spec)))
+    return jnp.transpose(result, np.argsort(_last(told.out_spec)).tolist())
 
 
 def _last(spec):
