@@ -112,6 +112,10 @@ BAD = {
     "truncated weights": (["--weights", "truncated.safetensors"], "damaged or truncated"),
     "pickle with code": (["--weights", "code.pth"], "code.pth: refused"),
     "unwritable": (["--out", "text.png/run"], "cannot be written"),
+    "no memory": (["--memory", "0"], "memory is a positive number of bytes, or a text such as \"2GiB\""),
+    "memory in slang": (["--memory", "2 gigs"], "got '2 gigs'"),
+    "memory of others": (["--memory", "4000TiB"], "memory of 4000.0 TiB is more than is free: at most "),
+    "precision": (["--precision", "fp8"], "fp8"),
 }
 
 

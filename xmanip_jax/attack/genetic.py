@@ -119,7 +119,7 @@ def genetic_search(explanation: Explanation, *, epsilon: float, steps: int = 500
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
     run = searching(search, Machine(devices, memory, precision))
     bred = Program(partial(generation, search, parents), None, 0, 0, None)
-    first = Program(partial(begin, search, population), None, 0, 0, 0, None)
+    first = Program(partial(begin, search, population), None, 0, 0, None)
 
     def restart(network, clean, labels, keys, r):
         case = Case(clean, labels, keys)
