@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mutants.jsonl"
 EQUIVALENT = ROOT / "benchmarks" / "results" / "mutants_equivalent.json"
 PAGE = ROOT / "docs" / "mutants.md"
-LEFT_OUT = ("data.py", "plot.py", "types.py", "__init__.py")
+LEFT_OUT = ("data.py", "datasets.py", "plot.py", "types.py", "__init__.py")
 TESTS = {  # of a file, else of its room; beside the doctests of the room
     "arguments.py": "geometry attack",
     "attack": "known_answers attack_steps attack largest_change diagnosis masking sneaking",

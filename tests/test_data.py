@@ -230,7 +230,7 @@ def test_load_dataset_keeps_order_and_range(caplog):
 
 @needs_sets
 def test_the_prepared_sets_are_complete():
-    source = data._require("tensorflow_datasets", "data").data_source
+    source = data.require("tensorflow_datasets", "data").data_source
     for name, train in (("mnist", 60000), ("cifar10", 50000)):
         for split, n in (("train", train), ("test", 10000)):
             assert len(source(name, split=split, data_dir=SHARED / "tfds", download=False)) == n

@@ -27,7 +27,7 @@ def test_the_core_needs_jax_optax_and_numpy_only():
 
 
 def test_imports_point_downwards():
-    floors = [["types", "extras"], ["arguments", "devices", "memory", "precision"], ["metrics"],
+    floors = [["types", "extras"], ["datasets", "arguments", "devices", "memory", "precision"], ["metrics"],
               ["nonlinearities", "pooling"], ["rewrite"], ["programs"], ["numerics"], ["smooth"], ["explain"],
               ["certify"], ["geometry"], ["train"], ["objectives"], ["attack", "fool", "defend"],
               ["data", "checkpoint", "plot"], ["models"]]

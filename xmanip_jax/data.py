@@ -5,20 +5,16 @@ Importing this module needs numpy only. Reading files needs pillow, prepared dat
 """
 
 import concurrent.futures
-import contextlib
 import copy
 import csv
 import fnmatch
-import importlib
-import logging
 import os
 import pathlib
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .extras import missing
+from .datasets import DatasetError, data_dir, load_dataset, one_line, require
 
 __all__ = ["DatasetError", "Files", "Folder", "ImageError", "Images", "check_pixels", "data_dir", "image_files",
            "load_dataset", "open_folder", "photograph", "read_folder", "read_image"]
@@ -30,33 +26,12 @@ class ImageError(ValueError):
     """An image that cannot be read, or pixels that are not what the library works on."""
 
 
-class DatasetError(ValueError):
-    """A dataset that is not there, or not what was asked for."""
-
-
 class Images(NamedTuple):
     """A folder's images: names, pixels Float[n, h, w, 3] in [0, 1], labels Int[n] or None (see `image_files`)."""
 
     names: list[str]
     images: np.ndarray
     labels: np.ndarray | None
-
-
-def data_dir() -> pathlib.Path | None:
-    """The data folder: $XMANIP_DATA if set, else ../shared/data, seen from here, if there is one, else None.
-
-    Raises:
-      DatasetError: XMANIP_DATA names no folder.
-
-    >>> folder = data_dir()
-    >>> folder is None or folder.is_dir()
-    True
-    """
-    named = os.environ.get("XMANIP_DATA")
-    folder = pathlib.Path(named or "../shared/data")
-    if named and not folder.is_dir():
-        raise DatasetError(f"XMANIP_DATA names no folder: {named}")
-    return folder if folder.is_dir() else None
 
 
 def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
@@ -82,7 +57,7 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
     """
     if size is not None and size < 1:
         raise ImageError(f"an image has at least one pixel, got size={size}")
-    image_of, operations = _require("PIL.Image", "data"), _require("PIL.ImageOps", "data")
+    image_of, operations = require("PIL.Image", "data"), require("PIL.ImageOps", "data")
     try:
         with image_of.open(path) as file:
             image = _to_rgb(operations.exif_transpose(file), image_of)
@@ -94,7 +69,7 @@ def read_image(path: str | os.PathLike, size: int | None = None) -> np.ndarray:
         raise ImageError(f"{path}: more than {2 * image_of.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; scale it down "
                          "first") from None
     except (OSError, SyntaxError, ValueError) as error:  # damaged files
-        raise ImageError(f"{path}: {_one_line(error)}; restore or remove it") from None
+        raise ImageError(f"{path}: {one_line(error)}; restore or remove it") from None
     if size is not None:
         image = _centre(image, size, image_of)
     return np.asarray(image, np.float32) / 255
@@ -351,78 +326,11 @@ def photograph(name: str = "chelsea", size: int | None = None) -> np.ndarray:
     >>> photograph("coffee", 224).shape
     (224, 224, 3)
     """
-    folder = pathlib.Path(_require("skimage", "demo").__file__).parent / "data"
+    folder = pathlib.Path(require("skimage", "demo").__file__).parent / "data"
     there = {p.stem: p for p in folder.iterdir() if p.suffix in (".png", ".jpg")}
     if name not in there:
         raise ImageError(f"scikit-image carries no photograph {name!r}, but {', '.join(sorted(there))}")
     return read_image(there[name], size)
-
-
-def load_dataset(name: str, split: str, *, data_dir: str | os.PathLike | None = None,
-                 limit: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """A prepared tensorflow-datasets image set -> (images Float32[n, h, w, c] in [0, 1], labels Int32[n]).
-
-    Args:
-      name: such as "mnist" or "cifar10", with a version or a configuration where wanted ("cifar10:3.0.2").
-      split: such as "train", "test[:200]", "train[90%:]"; examples come in the order of the files.
-      data_dir: the folder that holds <name>/<version>; default: tfds/ in the data folder (see `data_dir`) if
-        there is one, else tensorflow-datasets' own default.
-      limit: the first so many only.
-
-    Raises:
-      DatasetError: an unknown set or split, a set without images and labels, or one that is not prepared as
-        array_record, with the two ways out. Nothing is ever downloaded.
-      ImportError: a package is missing, with the extra that brings it.
-
-    >>> load_dataset("cifar10", "test[:2]")[0].shape  # doctest: +SKIP
-    (2, 32, 32, 3)
-    """
-    folder = data_dir or _prepared()
-    with _quiet():
-        tfds = _require("tensorflow_datasets", "data")
-        for module in ("PIL", "array_record", "importlib_resources"):
-            _require(module, "data")
-        try:
-            source = tfds.data_source(name, split=split, data_dir=folder, download=False)
-        except tfds.core.DatasetNotFoundError:
-            raise DatasetError(f"tensorflow-datasets knows no set {name!r}") from None
-        except (NotImplementedError, OSError, AssertionError, KeyError):  # for a set that is not there
-            raise DatasetError(_not_prepared(name, folder)) from None
-        except ValueError as error:
-            raise DatasetError(f"{name}: {_one_line(error)}") from None
-        return _stack(name, source, len(source) if limit is None else min(limit, len(source)))
-
-
-def _prepared():
-    folder = data_dir()
-    return folder / "tfds" if folder and (folder / "tfds").is_dir() else None
-
-
-def _stack(name, source, n):
-    if n < 1:
-        raise DatasetError(f"{name}: the split is empty")
-    first = source[0]
-    if not {"image", "label"} <= set(first):
-        raise DatasetError(f"{name}: needs the features image and label, has {', '.join(sorted(first))}")
-    images = np.empty((n, *first["image"].shape), np.float32)
-    labels = np.empty(n, np.int32)
-    for i in range(n):
-        example = source[i]
-        shape = example["image"].shape
-        if shape != images.shape[1:]:
-            raise DatasetError(f"{name}: images differ in size, {images.shape[1:]} and {shape}")
-        images[i], labels[i] = example["image"], example["label"]
-    images /= 255
-    return images, labels
-
-
-def _not_prepared(name, folder):
-    where = f"in {folder}" if folder else "in tensorflow-datasets' default folder"
-    argument = f", data_dir='{folder}'" if folder else ""
-    return (f"{name} is not prepared as array_record {where}. Either prepare it on a machine with TensorFlow "
-            f"(pip install tensorflow tensorflow-datasets array_record; "
-            f"python -c \"import tensorflow_datasets as t; t.data_source('{name}'{argument})\"), "
-            f"or point XMANIP_DATA at a folder that holds tfds/{name.split(':')[0].split('/')[0]}")
 
 
 def check_pixels(images: np.ndarray) -> np.ndarray:
@@ -448,29 +356,3 @@ def check_pixels(images: np.ndarray) -> np.ndarray:
         where = tuple(int(i) for i in np.unravel_index(outside.argmax(), pixels.shape))
         raise ImageError(f"pixels lie in [0, 1], found {pixels[where]} at {where}")
     return images
-
-
-def _require(module, extra):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise missing("data", extra, error) from error
-
-
-def _one_line(error):
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Hides tensorflow-datasets' remarks on its own insides: its decoder, metadata, protobuf's age."""
-    harmless = ("OpenCV is not installed", "Variant folder")
-    log = logging.getLogger("absl")
-    hide = lambda record: not record.getMessage().startswith(harmless)
-    log.addFilter(hide)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Protobuf gencode version")
-            yield
-    finally:
-        log.removeFilter(hide)
