@@ -90,7 +90,7 @@ def needed(takes: int) -> int:
     >>> needed(3072), needed(2**32) == 2**32 + 2**29
     (4096, True)
     """
-    return min(-(-takes * 4 // 3), takes + 2**29) if takes < 3 * 2**29 else takes + 2**29
+    return min(-(-takes * 4 // 3), takes + 2**29)
 
 
 def shown(size: int) -> str:

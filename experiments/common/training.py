@@ -108,6 +108,13 @@ def chosen(config) -> models.Pretrained | None:
     return user_model.of_pixels(inputs.network(name, weights=config.start, quick=config.quick, seed=config.seed))
 
 
+def softened(net, beta) -> models.Net:
+    """A network with softplus in the place of its kinks, in evaluation and in training; beta: as in smooth.softplus."""
+    soft = lambda f: smooth.softplus(f, beta)
+    return models.Net(lambda p, s, x: soft(lambda x: net.apply(p, s, x))(x),
+                      lambda p, s, xs, key=None: soft(lambda xs: net.train_apply(p, s, xs, key))(xs))
+
+
 def own_start(config, recipe, own):
     """Where a network of `chosen` starts: as it is, or on its softplus where the recipe needs a smooth network."""
     net, x = own.net, jnp.zeros(own.input_shape)
@@ -115,9 +122,7 @@ def own_start(config, recipe, own):
         raise ValueError(f"{config.model} returns a function, whose parameters are not known: give apply and params in "
                          "the place of model")
     if recipe.act(config.beta) is not jax.nn.relu and smooth.kinks(own.model, x):
-        soft = lambda f: smooth.softplus(f, config.beta)
-        net = models.Net(lambda p, s, x: soft(lambda x: own.net.apply(p, s, x))(x),
-                         lambda p, s, xs, key=None: soft(lambda xs: own.net.train_apply(p, s, xs, key))(xs))
+        net = softened(net, config.beta)
     for _, term in recipe.terms(1.0, config.epsilon, config.inner, own.model):  # what it cannot do it says here
         jax.eval_shape(lambda p, s, x, key, term=term: term(net.apply, p, s, x, 0, key), own.params, own.state, x,
                        jax.random.key(0))

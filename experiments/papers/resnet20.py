@@ -31,7 +31,7 @@ import optax
 from jax.tree_util import Partial
 from rich.console import Console
 
-from common import files, inputs, program, report, robustness, runs, training_data, user_model
+from common import files, inputs, program, report, robustness, runs, training, training_data, user_model
 from xmanip_jax import checkpoint, data, defend, explain, geometry, metrics, models, smooth, train
 
 NAME, GRADIENT = "cifar10_resnet20", explain.gradient()
@@ -117,9 +117,7 @@ def networks(config, images) -> tuple[models.Pretrained, models.Pretrained, np.n
     plain = user_model.of_pixels(inputs.network(NAME, quick=config.quick))
     scales = jax.jit(jax.vmap(lambda x: smooth.activation_scales(plain.model, x)))(images[:32]).mean(0)
     betas = config.kappa / scales
-    soft = lambda f: smooth.softplus(f, betas)
-    net = models.Net(lambda p, s, x: soft(lambda x: plain.net.apply(p, s, x))(x),
-                     lambda p, s, xs, key=None: soft(lambda xs: plain.net.train_apply(p, s, xs, key))(xs))
+    net = training.softened(plain.net, betas)
     model = Partial(net.apply, plain.params, plain.state)
     return plain, plain._replace(model=model, net=net), np.asarray(betas)
 

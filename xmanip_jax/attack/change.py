@@ -24,6 +24,7 @@ from ..types import (
     Float,
     Heat,
     Integer,
+    LargestChange,
     Model,
     Nested,
     RandomKey,
@@ -34,8 +35,8 @@ from .best import Best, better
 from .constraint import box, linf
 from .diagnosis import check_finite
 
-__all__ = ["Changed", "Distance", "Search", "asked", "correlation_lost", "draw", "margin", "score", "searching",
-           "transfer"]
+__all__ = ["Case", "Changed", "Distance", "Search", "asked", "correlation_lost", "draw", "margin", "score", "searching",
+           "transfer", "without_gradient"]
 
 # (current heat map, clean heat map) -> Float[], not negative, 0 at the clean one
 Distance = Callable[[Array, Array], Array]
@@ -87,6 +88,14 @@ def score(now: View, clean: View, distance: Distance) -> Array:
 def draw(key: RandomKey, purpose: int, i: Integer[ArrayLike, ""]) -> RandomKey:
     """A key of its own for every purpose and every i; `key` itself is that of the verdicts."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), i)
+
+
+class Case(NamedTuple):
+    """One image of a search without gradients: what does not change from trial to trial."""
+
+    clean: View
+    label: Array
+    key: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,6 +157,25 @@ def _begin(s: Search, network, pixels, label, key, epsilon):
     noise = jax.random.uniform(place, pixels.shape, pixels.dtype, -epsilon / 100, epsilon / 100)
     near = s.judge(*network, jnp.clip(pixels + noise, 0, 1), label, other)
     return clean, s.distance(near.heatmap, clean.heatmap)
+
+
+def without_gradient(search: Search, improved: Callable[..., Best], machine: Machine) -> LargestChange:
+    """A search that looks at no gradient: improved(network, best, case: Case, r) -> best, batched, of each restart.
+
+    The best that it is given is of no value, so that the first trial that counts takes its place.
+    """
+    run = searching(search, machine)
+
+    def restart(network, clean, labels, keys, r):
+        none = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))
+        best = improved(network, none, Case(clean, labels, keys), r)
+        return best, jnp.maximum(best.value, 0), jnp.full_like(best.value, jnp.nan)
+
+    def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
+              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
+        return run(restart, model, pixels, labels, key, search.epsilon)
+
+    return found
 
 
 def transfer(explanation: Explanation, *, distance: Distance = correlation_lost,

@@ -9,24 +9,19 @@ import jax.numpy as jnp
 
 from .. import explain
 from ..memory import Budget
-from ..objectives import View, viewing
+from ..objectives import viewing
 from ..programs import Machine, Program
 from ..types import (
     Array,
-    ArrayLike,
     Channels,
     Constraint,
     Explanation,
     Float,
     Heat,
-    Integer,
     LargestChange,
-    Model,
-    Nested,
-    RandomKey,
 )
 from .best import Best, better
-from .change import Changed, Distance, Search, asked, correlation_lost, draw, score, searching
+from .change import Case, Distance, Search, asked, correlation_lost, draw, score, without_gradient
 from .checks import Lifted
 
 __all__ = ["genetic_search"]
@@ -40,14 +35,6 @@ class Population(NamedTuple):
     pixels: Float[Array, " members *shape"]
     scores: Float[Array, " members"]
     best: Best
-
-
-class Case(NamedTuple):
-    """One image: what does not change from generation to generation."""
-
-    clean: View
-    label: Array
-    key: Array
 
 
 def judged(s: Search, network: Lifted, case: Case, pixels: Array, best: Best) -> Population:
@@ -117,20 +104,13 @@ def genetic_search(explanation: Explanation, *, epsilon: float, steps: int = 500
         raise ValueError(f"a generation needs 2 <= parents < population, got {parents} parents of {population}")
     look = viewing(explanation, channels=channels, heat=heat)
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
-    run = searching(search, Machine(devices, memory, precision))
     bred = Program(partial(generation, search, parents), None, 0, 0, None)
     first = Program(partial(begin, search, population), None, 0, 0, None)
 
-    def restart(network, clean, labels, keys, r):
-        case = Case(clean, labels, keys)
-        best = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))
+    def improved(network, best, case, r):
         now = first(network, case, best, r)
         for i in range(max(steps // population - 1, 0)):
             now = bred(network, now, case, r * steps + i)
-        return now.best, jnp.maximum(now.best.value, 0), jnp.full_like(now.best.value, jnp.nan)
+        return now.best
 
-    def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
-        return run(restart, model, pixels, labels, key, epsilon)
-
-    return found
+    return without_gradient(search, improved, Machine(devices, memory, precision))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,18 @@ import jax.numpy as jnp
 from .. import explain
 from ..memory import Budget
 from ..metrics.places import channel_axis
-from ..objectives import View, viewing
+from ..objectives import viewing
 from ..programs import Machine, Program
 from ..types import (
     Array,
-    ArrayLike,
     Channels,
     Constraint,
     Explanation,
-    Float,
     Heat,
-    Integer,
     LargestChange,
-    Model,
-    Nested,
-    RandomKey,
 )
 from .best import Best, better
-from .change import Changed, Distance, Search, asked, correlation_lost, draw, score, searching
+from .change import Case, Distance, Search, asked, correlation_lost, draw, score, without_gradient
 from .checks import Lifted
 
 __all__ = ["random_search"]
@@ -55,14 +49,6 @@ def square(key: Array, pixels: Array, clean: Array, axis: int | None, share: Arr
         inside &= jnp.expand_dims(covered, [other for other in range(pixels.ndim) if other != k])
     sign = jax.random.rademacher(signs, [n if k == axis else 1 for k, n in enumerate(pixels.shape)], pixels.dtype)
     return jnp.where(inside, clean + epsilon * sign, pixels)
-
-
-class Case(NamedTuple):
-    """One image: what does not change from step to step."""
-
-    clean: View
-    label: Array
-    key: Array
 
 
 def step(s: Search, channels: Channels, network: Lifted, now: Best, case: Case, i: Array, share: Array) -> Best:
@@ -108,18 +94,12 @@ def random_search(explanation: Explanation, *, epsilon: float, steps: int = 500,
     search = asked(look, distance, preprocess, epsilon, constraint, restarts, steps)
     if not 0 < area <= 1:
         raise ValueError(f"area is a share of the image in (0, 1], got {area}")
-    run = searching(search, Machine(devices, memory, precision))
     stepped = Program(partial(step, search, channels), None, 0, 0, None, None, donate_argnums=1)
 
-    def restart(network, clean, labels, keys, r):
-        now = Best(jax.tree.map(jnp.copy, clean), jnp.full_like(labels, -jnp.inf, clean.pixels.dtype))
+    def improved(network, now, case, r):
         for i in range(steps):
             halvings = sum(i >= steps * part for part in (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8))
-            now = stepped(network, now, Case(clean, labels, keys), r * steps + i, area / 2**halvings)
-        return now, jnp.maximum(now.value, 0), jnp.full_like(now.value, jnp.nan)
+            now = stepped(network, now, case, r * steps + i, area / 2**halvings)
+        return now
 
-    def found(model: Model, pixels: Float[ArrayLike, " b *shape"] | Nested, *,
-              labels: Integer[ArrayLike, " b"] | Nested | None = None, key: RandomKey) -> Changed:
-        return run(restart, model, pixels, labels, key, epsilon)
-
-    return found
+    return without_gradient(search, improved, Machine(devices, memory, precision))
