@@ -68,6 +68,15 @@ def test_an_explanation_against_brute_force():
     assert np.mean(found.probability) == pytest.approx(exact, rel=0.15)
 
 
+def test_a_point_outside_the_box_is_no_answer():
+    """Its ball and the box do not meet: an error, or nan where x is not known."""
+    simulate = lambda x: geometry.subset_simulation(lambda z: z[0], x, key=jax.random.key(0), radius=0.1, moves=1)
+    for x in (1.5, -0.2, np.nan):
+        with pytest.raises(ValueError, match=r"x lies in \[0, 1\], got values from"):
+            simulate(jnp.array([0.5, x]))
+    assert np.isnan(jax.jit(simulate)(jnp.array([0.5, 1.5])).probability)
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"particles": 50, "share": 0.1}, "at least 10 particles"), ({"share": 1.0}, r"share is in \(0, 1\)"),
     ({"radius": 0.0}, "radius"), ({"moves": 0}, "moves")])

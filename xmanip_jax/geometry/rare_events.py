@@ -53,7 +53,8 @@ def subset_simulation(score: Callable[[Array], Array], x: Float[AnyArray, "*shap
       key: of everything random;  radius: positive, in the unit of x;  low, high: of the pixels.
       particles: at least 10 / share;  moves: Metropolis steps in a round;  rounds: at most.
 
-    Raises ValueError for counts, radius and share out of range. Jits and vmaps.
+    Raises ValueError for counts, radius and share out of range, and for an x outside of [low, high]; inside jit and
+    vmap, where x is not known yet, its probability is nan. Jits and vmaps.
 
     >>> at = subset_simulation(lambda z: z.min() - 0.6, jnp.full(4, 0.5), key=jax.random.key(0), radius=0.5)
     >>> bool(abs(at.probability - 0.4 ** 4) < 3 * 0.4 ** 4 * at.coefficient_of_variation)
@@ -64,6 +65,9 @@ def subset_simulation(score: Callable[[Array], Array], x: Float[AnyArray, "*shap
     if not 0 < share < 1 or particles * share < 10:
         raise ValueError(f"share is in (0, 1), with at least 10 particles in it, got {share} of {particles} particles")
     x = jnp.asarray(x)
+    inside = jnp.all((x >= low) & (x <= high))
+    if not isinstance(inside, jax.core.Tracer) and not inside:
+        raise ValueError(f"x lies in [{low:g}, {high:g}], got values from {x.min():g} to {x.max():g}: say low=, high=")
     bottom, top = jnp.maximum(x - radius, low)[None], jnp.minimum(x + radius, high)[None]
     rated = jax.vmap(lambda z: jnp.nan_to_num(score(z), nan=-jnp.inf))
     start, way = jax.random.split(key)
@@ -105,5 +109,6 @@ def subset_simulation(score: Callable[[Array], Array], x: Float[AnyArray, "*shap
     begin = State(first, rated(first), zero, zero, jnp.asarray(radius, x.dtype) / 3, jnp.zeros((), jnp.int32),
                   jnp.array(False))
     end = jax.lax.while_loop(lambda s: ~s.reached & (s.round < rounds), level, begin)
-    return RareEvent(jnp.exp(end.log_probability), jnp.sqrt(end.variance), end.round, end.reached,
+    probability = jnp.where(inside, jnp.exp(end.log_probability), jnp.nan)
+    return RareEvent(probability, jnp.sqrt(end.variance), end.round, end.reached,
                      end.particles[end.scores.argmax()])
