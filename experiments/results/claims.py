@@ -53,7 +53,7 @@ def page() -> str:
     """The whole page."""
     known = claims()
     count = Counter(claim["verdict"] for claim in known)
-    parts = [ABOUT, f"Of {len(known)} statements {', '.join(f'{count[v]} are {v}' for v in VERDICTS if count[v])}.\n"]
+    parts = [ABOUT, f"{len(known)} statements: {', '.join(f'{count[v]} {v}' for v in VERDICTS if count[v])}.\n"]
     for paper in PAPERS:
         own = [claim for claim in known if claim["paper"] == paper]
         if own:
